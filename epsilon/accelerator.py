@@ -109,8 +109,12 @@ class Accelerator(Protocol):
         int32 (batch, N, OH, OW) or (batch, N). Images run one after another: each loads the weights anew.
         """
 
-    def read_records(self, layer: str) -> ScanRecords:
-        """Return what the signature unit counted of the layer's weights as they are now."""
+    def read_records(self) -> dict[str, ScanRecords]:
+        """Return what the signature unit counted of every layer's weights as they are now.
+
+        The records of a tile come out while later tiles are loaded, so only the last two have to be flushed (counted as scan
+        cycles); a layer that has not run since its weights or faults changed is loaded once for the purpose.
+        """
 
     def read_weights(self, layer: str) -> np.ndarray:
         """Return the layer's weights as the multipliers see them, int8 (N, K), read back through the scan chain."""
