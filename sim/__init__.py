@@ -1,0 +1,1 @@
+"""Ways to run the hardware: the Verilated model in process, cocotb benches, and the cycle model."""
