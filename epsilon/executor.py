@@ -1,0 +1,166 @@
+"""Runs a batch of images through a quantised network, one exit after another, on any accelerator.
+
+The accelerator does the weighted layers; bias, requantisation, pooling and exits are done here, so they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from epsilon import integer
+from epsilon.accelerator import Accelerator
+from epsilon.network import AvgPool2d, Exit, Flatten, Layer, MaxPool2d, QuantizedNetwork, Relu, WeightedLayer
+from epsilon.validation import output_shapes
+
+__all__ = ["Execution", "Observer", "encode"]
+
+INPUT = "input"
+
+#: Called after every weighted layer with its name, its int8 activations and its int32 accumulators (without bias).
+Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
+
+
+def encode(network: QuantizedNetwork, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return the codes of 8-bit images, int8 (batch, C, H, W).
+
+    Parameters
+    ----------
+    images : uint8 (batch, C, H, W)
+
+    Raises
+    ------
+    ValueError
+        When the images are not 8-bit or not of the network's input shape.
+    """
+    pixels = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"Images must be 8-bit unsigned integers, not {str(pixels.dtype).removeprefix('torch.')}")
+    shape = tuple(network.input_shape)
+    if pixels.dim() != 4 or tuple(pixels.shape[1:]) != shape:
+        wanted = f"(batch, {', '.join(map(str, shape))})"
+        raise ValueError(f"Images of network {network.name!r} must have the shape {wanted}, not {tuple(pixels.shape)}")
+    table = torch.from_numpy(network.input_table).to(pixels.device)
+    channel = torch.arange(shape[0], device=pixels.device).reshape(1, -1, 1, 1)
+    return table[channel, pixels.to(torch.int64)]
+
+
+class Execution:
+    """The lazy run of one batch: layers run when an exit first needs them, each once.
+
+    Parameters
+    ----------
+    accelerator : Accelerator
+        With the network loaded.
+    codes : int8 (batch, C, H, W)
+        From ``encode``.
+    observer : callable, optional
+        See ``Observer``.
+
+    Raises
+    ------
+    ValueError
+        When the codes are not int8 or not of the network's input shape.
+    """
+
+    def __init__(self, accelerator: Accelerator, codes: torch.Tensor, observer: Observer | None = None) -> None:
+        self._accelerator = accelerator
+        self._network = accelerator.network
+        self._observer = observer
+        shape = tuple(self._network.input_shape)
+        if not isinstance(codes, torch.Tensor) or codes.dtype != torch.int8 or tuple(codes.shape[1:]) != shape:
+            given = f"{codes.dtype} {tuple(codes.shape)}" if isinstance(codes, torch.Tensor) else type(codes).__name__
+            raise ValueError(f"Codes must be torch.int8 (batch, {', '.join(map(str, shape))}), not {given}")
+        self._batch = codes.shape[0]
+        self._values: dict[str, torch.Tensor] = {INPUT: codes}
+        self._done: set[str] = set()
+        self._cycles = 0
+
+    @property
+    def batch(self) -> int:
+        """Images still in the batch."""
+        return self._batch
+
+    @property
+    def cycles(self) -> int | float:
+        """Run cycles spent so far on each image that is still in the batch."""
+        return self._cycles
+
+    def exit(self, index: int) -> torch.Tensor:
+        """Return the logits of an exit, float64 (batch, classes), running the layers it needs that have not run.
+
+        Parameters
+        ----------
+        index : int
+            0 for the first exit; -1 for the final classifier.
+        """
+        exit_layer = self._network.exits[index]
+        needed = self._ancestors(exit_layer)
+        for layer in self._network.layers:
+            if layer.name in needed and layer.name not in self._done:
+                self._values[layer.name] = self._run(layer, self._values[layer.inputs[0]])
+                self._done.add(layer.name)
+                self._release(layer.inputs[0])
+        return self._values[exit_layer.name]
+
+    def narrow(self, keep: torch.Tensor | np.ndarray) -> None:
+        """Drop the images that are not kept; later layers run on the rest alone.
+
+        Parameters
+        ----------
+        keep : bool (batch,)
+        """
+        keep = torch.as_tensor(keep)
+        if keep.dtype != torch.bool or tuple(keep.shape) != (self._batch,):
+            raise ValueError(f"Images are kept by a boolean each ({self._batch}), not {keep.dtype} {tuple(keep.shape)}")
+        if keep.all():
+            return
+        self._values = {name: value[keep.to(value.device)] for name, value in self._values.items()}
+        self._batch = int(keep.sum())
+
+    def _ancestors(self, layer: Layer) -> set[str]:
+        found = {layer.name}
+        for earlier in reversed(self._network.layers):
+            if earlier.name in found:
+                found.update(earlier.inputs)
+        return found
+
+    def _release(self, name: str) -> None:
+        """Forget a result that no layer will read any more."""
+        if all(layer.name in self._done for layer in self._network.layers if name in layer.inputs):
+            del self._values[name]
+
+    def _run(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
+        if isinstance(layer, WeightedLayer):
+            return self._run_weighted(layer, value)
+        if isinstance(layer, MaxPool2d):
+            return integer.max_pool2d(value, layer.kernel, layer.stride)
+        if isinstance(layer, AvgPool2d):
+            return integer.avg_pool2d(value, layer.kernel, layer.stride, layer.requantization)
+        if isinstance(layer, Relu):
+            return integer.relu(value)
+        if isinstance(layer, Flatten):
+            return value.flatten(1)
+        assert isinstance(layer, Exit)
+        return value.to(torch.float64) * torch.from_numpy(layer.scale).to(value.device)
+
+    def _run_weighted(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
+        if not self._batch:
+            return self._nothing(layer, value)
+        before = self._accelerator.counters().run
+        accumulators = self._accelerator.run_layer(layer.name, value)
+        spent = self._accelerator.counters().run - before
+        self._cycles += spent // self._batch if spent % self._batch == 0 else spent / self._batch
+        if self._observer is not None:
+            self._observer(layer.name, value, accumulators)
+        bias = torch.from_numpy(layer.bias).to(accumulators.device)
+        sums = accumulators + bias.reshape(1, -1, *(1,) * (accumulators.dim() - 2))
+        return sums if layer.requantization is None else integer.requantize(sums, layer.requantization)
+
+    def _nothing(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
+        """Return the result for no image, without asking the accelerator."""
+        dtype = torch.int32 if layer.requantization is None else torch.int8
+        sides = output_shapes(self._network)[layer.name]
+        return torch.empty((0, *sides), dtype=dtype, device=value.device)

@@ -1,0 +1,78 @@
+"""Integer arithmetic of the network outside the array: requantisation, pooling, ReLU; exact on every device.
+
+The golden definition of the rounding stands in ``epsilon.network``; the tests compare this module with plain Python integers.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+
+from epsilon.network import Requantization
+
+__all__ = ["avg_pool2d", "max_pool2d", "relu", "requantize", "window_sum2d"]
+
+#: Elements that are widened to 64 bits at a time, so that a large batch does not take eight times its memory.
+CHUNK_ELEMENTS = 1 << 20
+
+
+def requantize(sums: torch.Tensor, requantization: Requantization) -> torch.Tensor:
+    """Return ``clamp(sums * multiplier + 2**(shift - 1) >> shift, low, high)`` as codes.
+
+    Parameters
+    ----------
+    sums : int32 (batch, N) or (batch, N, H, W)
+        Accumulator plus bias, or the sums of pooling windows.
+    requantization : Requantization
+        Its multiplier and shift are per channel N, or one for all.
+
+    Returns
+    -------
+    int8, the shape of ``sums``. No product overflows: ``|sums * multiplier| < 2**62`` and half of the last place is at most 2**61.
+    """
+    shape = (1, -1) + (1,) * (sums.dim() - 2)
+    multiplier = torch.as_tensor(requantization.multiplier, dtype=torch.int64, device=sums.device).reshape(shape)
+    shift = torch.as_tensor(requantization.shift, dtype=torch.int64, device=sums.device).reshape(shape)
+    half = torch.bitwise_left_shift(torch.ones_like(shift), shift - 1)
+    codes = torch.empty(sums.shape, dtype=torch.int8, device=sums.device)
+    step = max(1, CHUNK_ELEMENTS // max(1, sums[:1].numel()))
+    for start in range(0, sums.shape[0], step):
+        wide = sums[start : start + step].to(torch.int64)
+        wide = wide.mul_(multiplier).add_(half).bitwise_right_shift_(shift)
+        codes[start : start + step] = wide.clamp_(requantization.low, requantization.high)
+    return codes
+
+
+def max_pool2d(codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> torch.Tensor:
+    """Return the maximum over windows of ``codes`` (batch, C, H, W), same dtype; windows beyond the edge are dropped."""
+    return reduce(torch.maximum, _window_taps(codes, kernel, stride))
+
+
+def window_sum2d(codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> torch.Tensor:
+    """Return the sum over windows of int8 ``codes`` (batch, C, H, W) as int32; windows beyond the edge are dropped."""
+    return reduce(torch.add, _window_taps(codes.to(torch.int32), kernel, stride))
+
+
+def avg_pool2d(
+    codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int], requantization: Requantization
+) -> torch.Tensor:
+    """Return the requantised sum over windows of int8 ``codes``; the requantisation's scale holds the division."""
+    return requantize(window_sum2d(codes, kernel, stride), requantization)
+
+
+def relu(codes: torch.Tensor) -> torch.Tensor:
+    """Return max(codes, 0), same dtype."""
+    return codes.clamp(min=0)
+
+
+def _window_taps(codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> list[torch.Tensor]:
+    """Return, for each place in the window, the elements that it takes over all windows: views (batch, C, OH, OW)."""
+    height, width = codes.shape[-2:]
+    out_height = (height - kernel[0]) // stride[0] + 1
+    out_width = (width - kernel[1]) // stride[1] + 1
+    return [
+        codes[..., i : i + (out_height - 1) * stride[0] + 1 : stride[0], j : j + (out_width - 1) * stride[1] + 1 : stride[1]]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
