@@ -132,6 +132,8 @@ class Multiplier:
     @property
     def used_weight_bits(self) -> int:
         """Mask (0..255) of the weight bits that can change a product; a fault in any other bit is never seen."""
+        if self.negative_magnitude:
+            return 0xFF  # every bit can change the magnitude
         used = 0
         for row in self.mask:
             used |= row
