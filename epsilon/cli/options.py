@@ -1,0 +1,123 @@
+"""Options that several commands share, and the objects they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from epsilon.config import ArrayConfig
+    from epsilon.data import Dataset
+    from epsilon.faults import FaultMap
+    from epsilon.network import QuantizedNetwork
+
+__all__ = [
+    "Bits",
+    "Cols",
+    "Data",
+    "Faults",
+    "Images",
+    "Json",
+    "Layers",
+    "Level",
+    "MultiplierName",
+    "Network",
+    "Polarity",
+    "Rows",
+    "Seed",
+    "Site",
+    "array_config",
+    "fault_map",
+    "test_images",
+]
+
+ARRAY, FAULTS = "Array", "Faults"
+
+Network = Annotated[str, typer.Option("--network", metavar="NAME|FILE", help="A built-in network (digits, mnist) or a file.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="FOLDER", help="Where MNIST is; else EPSILON_DATA, else it is downloaded.")
+]
+Images = Annotated[int, typer.Option("--images", min=1, help="How many images of the test split, from its start.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")]
+
+Rows = Annotated[int, typer.Option("--rows", help="Rows of the array (reduction), 1..64.", rich_help_panel=ARRAY)]
+Cols = Annotated[int, typer.Option("--cols", help="Columns of the array (outputs), 1..64.", rich_help_panel=ARRAY)]
+MultiplierName = Annotated[
+    str, typer.Option("--multiplier", metavar="NAME", help="Multiplier of every PE; see `multipliers`.", rich_help_panel=ARRAY)
+]
+Level = Annotated[
+    str,
+    typer.Option("--level", help="Netlist of the multiplier: words (masked products) or gates.", rich_help_panel=ARRAY),
+]
+
+Faults = Annotated[
+    float, typer.Option("--faults", metavar="RATE", help="Fraction of the registers with a stuck bit.", rich_help_panel=FAULTS)
+]
+Site = Annotated[
+    str,
+    typer.Option("--site", help="storage: each stored weight's register; array: the PEs' registers.", rich_help_panel=FAULTS),
+]
+Polarity = Annotated[str, typer.Option("--polarity", help="Stuck at 0, 1 or both.", rich_help_panel=FAULTS)]
+Bits = Annotated[str, typer.Option("--bits", help="Bit positions: uniform or lsb-weighted.", rich_help_panel=FAULTS)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the fault map.", rich_help_panel=FAULTS)]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", metavar="A,B", help="Faulty layers, separated by commas (site storage).", rich_help_panel=FAULTS),
+]
+
+
+def array_config(rows: int, cols: int, multiplier: str, level: str) -> ArrayConfig:
+    """Return the configuration that the options describe."""
+    from epsilon.config import ArrayConfig
+
+    return ArrayConfig(rows=rows, cols=cols, multiplier=multiplier, level=level)
+
+
+def fault_map(
+    network: QuantizedNetwork, config: ArrayConfig, rate: float, site: str, polarity: str, bits: str, seed: int, layers: str | None
+) -> FaultMap:
+    """Return the fault map that the options describe."""
+    from epsilon.faults import FaultMap
+
+    return FaultMap.sample(
+        network,
+        config,
+        site=site,
+        rate=rate,
+        polarity=int(polarity) if polarity in ("0", "1") else polarity,
+        bits=bits,
+        seed=seed,
+        layers=None if layers is None else [name.strip() for name in layers.split(",") if name.strip()],
+    )
+
+
+def test_images(network: QuantizedNetwork, images: int, data: Path | None) -> Dataset:
+    """Return the first images of the test split that the network was trained for."""
+    from epsilon.data import Dataset, load
+
+    found = load(network.metadata.get("dataset", network.name), "test", data)
+    if images > len(found.labels):
+        raise ValueError(f"The test split has {len(found.labels)} images, not {images}")
+    return Dataset(found.images[:images], found.labels[:images])
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """Return the 8-bit image of a PNG, or of any file that Pillow reads, or of an NPY file, as (1, C, H, W)."""
+    import numpy as np
+
+    if path.suffix.lower() == ".npy":
+        pixels = np.load(path, allow_pickle=False)
+    else:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB" if image.mode == "P" else "L"))
+        except UnidentifiedImageError:
+            raise ValueError(f"{path} is not an image that can be read") from None
+        pixels = pixels if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    return pixels[None, None] if pixels.ndim == 2 else pixels[None]

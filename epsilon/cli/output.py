@@ -1,0 +1,74 @@
+"""What the commands print: tables on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+__all__ = ["console", "new_table", "progress_bar", "write_json"]
+
+#: Columns of a table that does not go to a terminal.
+FILE_WIDTH = 140
+
+
+def console() -> Console:
+    """Return the console for results; wide enough for every table where it is no terminal."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=FILE_WIDTH)
+
+
+def new_table(title: str, *columns: str, left: int = 1) -> Table:
+    """Return a table whose first ``left`` columns are text and the others numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=index == 0)
+    return table
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator:
+    """Show a bar on stderr; yields ``advance(done, what=None, total=None)``. Without a terminal, a line every now and then."""
+    err = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    if not err.is_terminal:
+        yield _Lines(err, what, total)
+        return
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+
+        def update(done: int, text: str | None = None, total: int | None = None) -> None:
+            progress.update(task, completed=done, **{k: v for k, v in (("description", text), ("total", total)) if v is not None})
+
+        yield update
+
+
+class _Lines:
+    """Progress where there is no terminal: one line per tenth."""
+
+    def __init__(self, err: Console, what: str, total: int | None) -> None:
+        self._err, self._what, self._total, self._shown = err, what, total, -1
+
+    def __call__(self, done: int, text: str | None = None, total: int | None = None) -> None:
+        if text is not None and text != self._what:
+            self._what, self._shown = text, -1
+        self._total = total or self._total
+        if not self._total:
+            return
+        tenth = 10 * done // self._total
+        if tenth > self._shown:
+            self._shown = tenth
+            self._err.print(f"{self._what}: {done} of {self._total}", soft_wrap=True)
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Write a result as JSON, all or nothing."""
+    from epsilon.files import write_atomically
+
+    write_atomically(path, json.dumps(values, indent=2) + "\n")
