@@ -67,5 +67,5 @@ check-python:
 		echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'); name one with make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11." >&2; exit 1; }
 
 check-compiler:
-	@g++ --version >/dev/null 2>&1 || { \
-		echo "A C++ compiler is needed to build the simulated array, but 'g++' does not run; install g++." >&2; exit 1; }
+	@for c in "$$CXX" g++ clang++; do test -n "$$c" && $$c --version >/dev/null 2>&1 && exit; done; \
+		echo "A C++ compiler is needed to build the simulated array, but there is none on PATH; install g++ or set CXX." >&2; exit 1

@@ -17,6 +17,7 @@ from epsilon.accelerator import Accelerator, Counters, ScanRecords, StuckBits, W
 from epsilon.executor import Execution
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
+from epsilon.repair import Repair, golden_weights, repair_all
 
 __all__ = ["QUANTITIES", "CrosscheckReport", "Difference", "Lockstep", "StageReport", "crosscheck"]
 
@@ -226,7 +227,7 @@ def crosscheck(
     codes: torch.Tensor,
     *,
     fault_maps: dict[str, FaultMap],
-    repairs: Iterable,
+    repairs: Iterable[Repair],
     batch: int = 20,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> CrosscheckReport:
@@ -243,7 +244,7 @@ def crosscheck(
     fault_maps : dict of str to FaultMap
         By the name of their stage; each is run with faults and then once more after each repair.
     repairs : iterable of Repair
-        Applied to every layer from the golden weights.
+        Applied to every layer, without any detection.
     batch : int
         Images per call.
     progress : callable, optional
@@ -280,7 +281,8 @@ def crosscheck(
             stage = f"{name}, {repair.name} repair"
             lockstep.begin(stage)
             lockstep.load(network)
-            _repair_all(lockstep, network, repair)
+            # Stored weights that are themselves damaged are gone; behind faulty PEs memory still has them.
+            repair_all(lockstep, repair, None if faults.has_storage else golden_weights(network))
             run(stage)
         lockstep.load(network)
     lockstep.set_faults(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["crosscheck"]
 
+CheckedSite = Annotated[
+    str, typer.Option("--site", help="storage, array, or both one after the other.", rich_help_panel=options.FAULTS)
+]
+CheckedRepairs = Annotated[
+    list[str] | None,
+    typer.Option("--repair", metavar="POLICY", help="Check this repair too; may be given more than once. [default: nearest]"),
+]
+
 
 def crosscheck(
     network: options.Network = "digits",
@@ -23,11 +30,15 @@ def crosscheck(
     multiplier: options.MultiplierName = "KVP",
     level: options.Level = "words",
     faults: options.Faults = 0.3,
-    site: Annotated[str, typer.Option("--site", help="storage, array, or both one after the other.", rich_help_panel="Faults")] = "both",
+    site: Annotated[
+        str, typer.Option("--site", help="storage, array, or both one after the other.", rich_help_panel="Faults")
+    ] = "both",
     polarity: options.Polarity = "both",
     bits: options.Bits = "uniform",
     seed: options.Seed = 0,
-    repair: Annotated[list[str] | None, typer.Option("--repair", help="Repair to check as well; may be given more than once.")] = None,
+    repair: Annotated[
+        list[str] | None, typer.Option("--repair", help="Repair to check as well; may be given more than once.")
+    ] = None,
     data: options.Data = None,
     json_file: options.Json = None,
 ) -> None:
@@ -47,9 +58,7 @@ def crosscheck(
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
     sites = SITES if site == "both" else (site,)
-    maps = {
-        f"{name} faults": options.fault_map(loaded, config, faults, name, polarity, bits, seed, None) for name in sites
-    }
+    maps = {f"{name} faults": options.fault_map(loaded, config, faults, name, polarity, bits, seed, None) for name in sites}
     repairs = [get_repair(name) for name in repair or ("nearest",)]
     codes = encode(loaded, options.test_images(loaded, images, data).images)
     with progress_bar("building the array", None) as update:

@@ -114,9 +114,7 @@ def verilog(
     """Plain Verilog-2001 of an accelerator."""
     from epsilon.config import ArrayConfig
 
-    config = ArrayConfig(
-        rows=rows, cols=cols, multiplier=multiplier, level=level, fault_injection=fault_injection, repair=repair
-    )
+    config = ArrayConfig(rows=rows, cols=cols, multiplier=multiplier, level=level, fault_injection=fault_injection, repair=repair)
     from hdl.verilog import export
 
     export(config, output)

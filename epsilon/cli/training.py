@@ -1,3 +1,5 @@
 """Command `train`: make the two networks of the project again."""
+
+
 def train() -> None:
     pass
