@@ -1,7 +1,7 @@
 """The accelerator in torch: the integers of the hardware at the speed of ordinary convolutions.
 
-Every multiplier of the catalogue is a sum of at most five exact products of mapped operands (``Multiplier.terms``), so a layer is one
-float32 convolution whose reduction holds the terms one after another. float32 adds integers exactly while no partial sum can
+Every multiplier of the catalogue is a sum of at most five exact products of mapped operands (``Multiplier.terms``), so a layer is
+one float32 convolution whose reduction holds the terms one after another. float32 adds integers exactly while no partial sum can
 pass 2**24 times the common power of two of all products; that bound is computed from the weights as the multipliers see them,
 and where it does not hold the reduction is split, or done in float64.
 """
@@ -237,10 +237,7 @@ class _Packed:
         # (batch, group, term, channel, ...) and (N, term, channel, ...), both cut to the part's channels, terms folded in.
         x = joined[:, :, :, part.start : part.stop].flatten(1, 3).to(part.dtype)
         w = self.weights[:, :, part.start : part.stop].flatten(1, 2).to(part.dtype)
-        if self.convolution is None:
-            sums = x @ w.T
-        else:
-            sums = _convolve(x, w, self.convolution)
+        sums = x @ w.T if self.convolution is None else _convolve(x, w, self.convolution)
         # By way of int64: accumulators wrap as the hardware's do, and a float beyond int32 would not.
         return sums.to(torch.int32) if part.dtype == torch.float32 else sums.to(torch.int64).to(torch.int32)
 

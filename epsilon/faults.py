@@ -21,6 +21,7 @@ import numpy as np
 
 from epsilon.accelerator import StuckBits
 from epsilon.config import ArrayConfig
+from epsilon.files import write_atomically
 from epsilon.network import QuantizedNetwork, WeightedLayer
 
 __all__ = ["BITS", "SITES", "FaultMap", "FaultMapError", "Registers"]
@@ -32,7 +33,7 @@ POLARITIES = (0, 1, "both")
 FORMAT = "epsilon-fault-map"
 VERSION = 1
 #: Most output channels, or weights of one, that a layer can have.
-MAX_SIDE = 2**31 - 1
+MAX_SIDE = 2**24
 
 
 class FaultMapError(ValueError):
@@ -96,14 +97,14 @@ class Registers:
         if not isinstance(values, dict) or set(values) != {"shape", "index", "bit", "stuck_at"}:
             raise FaultMapError(f"The faults of {where} need exactly shape, index, bit and stuck_at")
         shape = values["shape"]
-        if not (_are_integers(shape) and len(shape) == 2 and 1 <= min(shape) and max(shape) <= MAX_SIDE):
+        if not (_are_integers(shape) and len(shape) == 2 and min(shape) >= 1 and max(shape) <= MAX_SIDE):
             raise FaultMapError(f"The shape of {where} must be two integers from 1 to {MAX_SIDE}, not {shape!r}")
         columns = {}
         for name, high in (("index", shape[0] * shape[1] - 1), ("bit", 7), ("stuck_at", 1)):
             column = values[name]
             if not _are_integers(column) or len(column) != len(values["index"]):
                 raise FaultMapError(f"The {name} of {where} must be a list of integers, as long as the list of places")
-            if column and not (0 <= min(column) and max(column) <= high):
+            if column and not (min(column) >= 0 and max(column) <= high):
                 raise FaultMapError(f"The {name} of {where} must lie from 0 to {high}")
             columns[name] = np.array(column, dtype=np.int64)
         place = columns["index"] * 8 + columns["bit"]
@@ -284,14 +285,10 @@ class FaultMap:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the map as JSON; the file appears whole or not at all."""
-        path = Path(path)
         values = {"format": FORMAT, "version": VERSION, "digest": self.digest, "recipe": list(self.recipe), **self._content()}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(json.dumps(values), encoding="utf-8")
-            partial.replace(path)
+            write_atomically(path, json.dumps(values))
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise FaultMapError(f"The fault map cannot be written to {path}: {error.strerror}") from error
 
     @classmethod

@@ -1,0 +1,342 @@
+"""The EPSILON controller: exit confidence, a check of the signatures when no exit is sure, repair, and on with the stream.
+
+Implements Algorithm 1 of [Khalil & Hoque] on a stream of images: a repair stays in the weight memory, so images up to the first one
+that no exit is sure of run on the faulty weights, that one triggers the check, and the rest run on the repaired weights. The
+controller sees nothing but the ``Accelerator`` protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from epsilon.accelerator import Accelerator, ScanRecords, StuckBits, WeightWords
+from epsilon.confidence import confidences, require_gamma
+from epsilon.detector import Detector, get_detector
+from epsilon.executor import Execution, encode
+from epsilon.importance import OFFSET, LayerImportance, importances
+from epsilon.network import QuantizedNetwork
+from epsilon.repair import Repair, RepairContext, rewritten, useful_bits
+from epsilon.signatures import Signature, count_records, golden_quartiles
+
+__all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """What a check found of one layer.
+
+    ``score`` and ``threshold`` are the detector's, the layer is ``flagged`` when the score is above; ``rewritten`` words were changed.
+    """
+
+    layer: str
+    score: float
+    threshold: float
+    rewritten: int = 0
+
+    @property
+    def flagged(self) -> bool:
+        return self.score > self.threshold
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of all layers, triggered by an image (its index in the stream) that no exit was sure of."""
+
+    image: int
+    layers: tuple[LayerCheck, ...]
+
+    @property
+    def flagged(self) -> tuple[str, ...]:
+        """Names of the layers that were found faulty."""
+        return tuple(layer.layer for layer in self.layers if layer.flagged)
+
+    @property
+    def rewritten(self) -> int:
+        """Words that were changed in all layers."""
+        return sum(layer.rewritten for layer in self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamResult:
+    """What became of a stream of images.
+
+    Parameters
+    ----------
+    predictions : int64 (images,)
+    exits : int64 (images,)
+        The exit that each prediction was taken from, 0 for the first; the last one for images that no exit was sure of.
+    confidences : float64 (images,)
+        Of the exit taken.
+    sure : bool (images,)
+        Whether that exit's confidence is above gamma, when it first ran.
+    run, scan, probe : int64 (images,)
+        Cycles spent on the image; what a check costs counts for the image that triggered it.
+    events : tuple of Check
+        Every check, in order.
+    """
+
+    predictions: np.ndarray
+    exits: np.ndarray
+    confidences: np.ndarray
+    sure: np.ndarray
+    run: np.ndarray
+    scan: np.ndarray
+    probe: np.ndarray
+    events: tuple[Check, ...] = ()
+
+    @property
+    def cycles(self) -> np.ndarray:
+        """All cycles spent on each image, int64 (images,)."""
+        return self.run + self.scan + self.probe
+
+    @property
+    def repairs(self) -> tuple[Check, ...]:
+        """The checks that rewrote anything."""
+        return tuple(check for check in self.events if check.rewritten)
+
+    @property
+    def rewritten(self) -> int:
+        """Words that were changed by all repairs."""
+        return sum(check.rewritten for check in self.events)
+
+    def correct(self, labels: np.ndarray) -> int:
+        """Return how many predictions are those of ``labels``."""
+        labels = np.asarray(labels)
+        if labels.shape != self.predictions.shape:
+            raise ValueError(f"There are {len(self.predictions)} predictions, but labels of shape {labels.shape}")
+        return int(np.count_nonzero(self.predictions == labels))
+
+    def accuracy(self, labels: np.ndarray) -> float:
+        """Return the fraction of predictions that are those of ``labels``."""
+        return self.correct(labels) / len(self.predictions)
+
+
+class Controller:
+    """Runs images on an accelerator, watches their confidence, and repairs what a check finds faulty.
+
+    Parameters
+    ----------
+    accelerator : Accelerator
+        With the network freshly loaded; its faults may change at any time.
+    gamma : float
+        Confidence above which an exit is taken, 0..1.
+    repair : Repair or None
+        None for a multi-exit network without detection: no check is ever made.
+    detector : str or Detector
+        ``pattern`` (Eq. 6) or ``exact``.
+    golden : dict of str to int8 (N, K), optional
+        The golden weights, where memory still has them (only PEs are faulty); ``epsilon.repair.golden_weights``.
+    offset : float
+        m of Eq. (3).
+
+    Raises
+    ------
+    ValueError
+        When gamma is out of range, or the repair needs flags that the accelerator is built without.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        *,
+        gamma: float,
+        repair: Repair | None,
+        detector: str | Detector = "pattern",
+        golden: Mapping[str, np.ndarray] | None = None,
+        offset: float = OFFSET,
+    ) -> None:
+        if repair is not None and repair.needs_flags and not accelerator.config.repair:
+            raise ValueError(f"The repair {repair.name} needs the repair flags, which the accelerator is built without")
+        self.accelerator = accelerator
+        self.gamma = require_gamma(gamma)
+        self.repair = repair
+        self.detector = get_detector(detector)
+        self.importances = importances(accelerator.network, offset)
+        self._layers = {
+            name: _LayerBook(accelerator.network, name, importance, None if golden is None else golden[name])
+            for name, importance in self.importances.items()
+        }
+
+    def stream(self, images: np.ndarray | torch.Tensor, *, lookahead: int = 256, progress: Progress | None = None) -> StreamResult:
+        """Run a stream of images one after another; the results are the same for every ``lookahead``.
+
+        What was found and repaired stays known to the next stream.
+
+        Parameters
+        ----------
+        images : uint8 or int8 (images, C, H, W)
+            Images, or codes from ``encode``.
+        lookahead : int
+            Images that are evaluated ahead in one batch; those after a repair are evaluated again.
+        progress : callable, optional
+            Called with the images done and all images.
+        """
+        codes = _codes(self.accelerator.network, images)
+        _require_lookahead(lookahead)
+        book = _StreamBook(len(codes))
+        start = 0
+        while start < len(codes):
+            stop = min(start + lookahead, len(codes))
+            self._evaluate(codes[start:stop], book, start)
+            start = self._settle(codes, book, start, stop)
+            if progress is not None:
+                progress(start, len(codes))
+        return book.result()
+
+    def _evaluate(self, codes: torch.Tensor, book: _StreamBook, start: int) -> None:
+        """Take every image's first sure exit, the last where none is."""
+        execution = Execution(self.accelerator, codes)
+        waiting = np.arange(start, start + len(codes))
+        for exit_index in range(len(self.accelerator.network.exits)):
+            predictions, found = confidences(execution.exit(exit_index))
+            book.take(waiting, exit_index, predictions, found, found > self.gamma, execution.cycles)
+            unsure = found <= self.gamma
+            waiting = waiting[unsure]
+            if not len(waiting):
+                break
+            execution.narrow(torch.from_numpy(unsure))
+
+    def _settle(self, codes: torch.Tensor, book: _StreamBook, start: int, stop: int) -> int:
+        """Check for each unsure image of those evaluated; return where the stream goes on: after a repair, or at the end."""
+        if self.repair is None:
+            return stop
+        for image in start + np.flatnonzero(~book.sure[start:stop]):
+            before = self.accelerator.counters()
+            check = self._check(int(image))
+            if check.rewritten:
+                self._recompute(codes[image : image + 1], book, image)
+                self._renew(check)
+            after = self.accelerator.counters()
+            book.scan[image], book.probe[image] = after.scan - before.scan, after.probe - before.probe
+            book.events.append(check)
+            if check.rewritten:
+                return int(image) + 1
+        return stop
+
+    def _check(self, image: int) -> Check:
+        """Compare every layer with its reference and repair those that are faulty."""
+        records = self.accelerator.read_records()
+        found = []
+        for name, layer in self._layers.items():
+            score = self.detector.score(layer.reference, records[name])
+            finding = LayerCheck(name, score, self.detector.threshold(layer.importance.threshold))
+            if finding.flagged:
+                finding = LayerCheck(name, score, finding.threshold, self._repair(name))
+                # Also where nothing could be done: the same fault does not raise a second alarm.
+                layer.reference = records[name]
+            found.append(finding)
+        return Check(image, tuple(found))
+
+    def _repair(self, name: str) -> int:
+        """Read a layer back, repair it, and return how many words were rewritten."""
+        layer, accelerator = self._layers[name], self.accelerator
+        seen = accelerator.read_weights(name)
+        stuck = None
+        if self.repair.needs_probe:
+            stuck = useful_bits(accelerator.probe(name), accelerator.config.multiplier.used_weight_bits)
+        words = self.repair.repair_layer(layer.context(seen, stuck))
+        changed = rewritten(layer.words, words)
+        if changed:
+            accelerator.write_weights(name, words)
+        layer.words, layer.known = words, stuck
+        return changed
+
+    def _recompute(self, code: torch.Tensor, book: _StreamBook, image: int) -> None:
+        """Predict the triggering image again, at the last exit, with the repaired weights."""
+        execution = Execution(self.accelerator, code)
+        predictions, found = confidences(execution.exit(-1))
+        book.predictions[image], book.confidences[image] = predictions[0], found[0]
+        book.run[image] += execution.cycles
+
+    def _renew(self, check: Check) -> None:
+        """Make the records of the repaired layers their reference."""
+        records = self.accelerator.read_records()
+        for layer in check.layers:
+            if layer.rewritten:
+                self._layers[layer.layer].reference = records[layer.layer]
+
+
+def vanilla(
+    accelerator: Accelerator, images: np.ndarray | torch.Tensor, *, lookahead: int = 256, progress: Progress | None = None
+) -> StreamResult:
+    """Run images through to the last exit alone, without any detection; see ``Controller.stream``."""
+    codes = _codes(accelerator.network, images)
+    _require_lookahead(lookahead)
+    book = _StreamBook(len(codes))
+    last = len(accelerator.network.exits) - 1
+    for start in range(0, len(codes), lookahead):
+        execution = Execution(accelerator, codes[start : start + lookahead])
+        predictions, found = confidences(execution.exit(last))
+        taken = np.arange(start, start + len(predictions))
+        book.take(taken, last, predictions, found, np.ones(len(taken), bool), execution.cycles)
+        if progress is not None:
+            progress(start + len(taken), len(codes))
+    return book.result()
+
+
+def repair_all(accelerator: Accelerator, repair: Repair, golden: Mapping[str, np.ndarray] | None = None) -> dict[str, int]:
+    """Repair every layer of a freshly loaded network once, without detection; return the words rewritten, by layer.
+
+    Parameters
+    ----------
+    golden : dict of str to int8 (N, K), optional
+        As for ``Controller``.
+    """
+    controller = Controller(accelerator, gamma=1.0, repair=repair, golden=golden)
+    accelerator.read_records()  # a check begins with it: what was probed before is probed again
+    return {name: controller._repair(name) for name in controller.importances}
+
+
+class _LayerBook:
+    """What the controller knows of a layer: from before deployment, and from its own repairs."""
+
+    def __init__(self, network: QuantizedNetwork, name: str, importance: LayerImportance, golden: np.ndarray | None) -> None:
+        layer = network[name]
+        self.importance = importance
+        self.golden = golden
+        self.signature = Signature.of(layer.matrix)
+        self.reference: ScanRecords = count_records(layer.matrix, golden_quartiles(layer))
+        self.words = WeightWords.plain(layer.matrix)
+        self.known: StuckBits | None = None
+
+    def context(self, seen: np.ndarray, stuck: StuckBits | None) -> RepairContext:
+        threshold = self.importance.threshold_codes
+        return RepairContext(self.words, seen, self.signature, threshold, stuck, self.known, self.golden)
+
+
+class _StreamBook:
+    """The results of a stream while they are being made."""
+
+    def __init__(self, images: int) -> None:
+        self.predictions, self.exits, self.run, self.scan, self.probe = np.zeros((5, images), dtype=np.int64)
+        self.confidences = np.zeros(images)
+        self.sure = np.zeros(images, dtype=bool)
+        self.events: list[Check] = []
+
+    def take(
+        self, images: np.ndarray, exit_index: int, predictions: np.ndarray, found: np.ndarray, sure: np.ndarray, cycles: int
+    ) -> None:
+        """Note an exit's results; a later exit's replace them."""
+        self.predictions[images], self.confidences[images] = predictions, found
+        self.exits[images], self.sure[images], self.run[images] = exit_index, sure, cycles
+
+    def result(self) -> StreamResult:
+        return StreamResult(
+            self.predictions, self.exits, self.confidences, self.sure, self.run, self.scan, self.probe, tuple(self.events)
+        )
+
+
+def _codes(network: QuantizedNetwork, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    codes = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    return codes if codes.dtype == torch.int8 else encode(network, codes)
+
+
+def _require_lookahead(lookahead: int) -> None:
+    if isinstance(lookahead, bool) or not isinstance(lookahead, int) or lookahead < 1:
+        raise ValueError(f"The lookahead must be an integer of at least 1, not {lookahead!r}")

@@ -1,0 +1,298 @@
+"""Policies that decide what to write into the words of a faulty layer.
+
+A stuck bit stays whatever is written, so every policy is a choice of where the corrected value lives: in what the faulty register
+still can hold (``quartile``, ``clip``, ``nearest``), in its complement behind a polarity flag (``invert``), or nowhere (``zero``).
+``nearest`` and ``invert`` aim at a target: the golden weight where memory still has it, else the most probable code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from epsilon.accelerator import StuckBits, WeightWords
+from epsilon.network import QuantizedNetwork
+from epsilon.signatures import Signature
+
+__all__ = [
+    "REPAIRS",
+    "Repair",
+    "RepairContext",
+    "get_repair",
+    "golden_weights",
+    "most_probable",
+    "placed",
+    "rewritten",
+    "useful_bits",
+]
+
+TARGETS = ("auto", "golden", "map")
+
+
+@dataclass(frozen=True, eq=False)
+class RepairContext:
+    """What is known about a layer that is to be repaired.
+
+    Parameters
+    ----------
+    words : WeightWords
+        The layer's words as last written.
+    seen : int8 (N, K)
+        Its weights as the multipliers see them, read back.
+    signature : Signature
+        Of the golden weights.
+    threshold : float
+        T_l (Eq. 3) in codes.
+    stuck : StuckBits or None
+        Bits found stuck by the probe, those that no product depends on left out; None where the policy needs no probe.
+    known : StuckBits or None
+        What the probe found before the layer was last repaired, None when it never was.
+    golden : int8 (N, K) or None
+        The golden weights, where memory still has them.
+    """
+
+    words: WeightWords
+    seen: np.ndarray
+    signature: Signature
+    threshold: float
+    stuck: StuckBits | None = None
+    known: StuckBits | None = None
+    golden: np.ndarray | None = None
+
+
+class Repair(Protocol):
+    """A repair policy.
+
+    Members
+    -------
+    name : str
+    needs_probe : bool
+        Whether it has to know the stuck bits.
+    needs_flags : bool
+        Whether it needs the ``invert`` or ``bypass`` flag in the hardware.
+    """
+
+    name: str
+    needs_probe: bool
+    needs_flags: bool
+
+    def repair_layer(self, context: RepairContext) -> WeightWords:
+        """Return the words to write; those of weights that are well are as they were."""
+
+
+class QuartileRepair:
+    """Implements Eq. (7) of [Khalil & Hoque]: weights further than T_l from the mean become the nearest of Q1, Q2, Q3.
+
+    They are written through the faulty register, stuck bits and all.
+    """
+
+    name = "quartile"
+    needs_probe = needs_flags = False
+
+    def repair_layer(self, context: RepairContext) -> WeightWords:
+        quartiles = np.array(context.signature.quartiles, dtype=np.int16)
+        distance = np.abs(np.arange(-128, 128, dtype=np.int16)[:, None] - quartiles)
+        nearest = quartiles[distance.argmin(axis=1)].astype(np.int8)
+        return _replace_outliers(context, nearest[context.seen.astype(np.int16) + 128])
+
+
+class ClipRepair:
+    """Weights further than T_l from the mean are clipped to it, written through the faulty register."""
+
+    name = "clip"
+    needs_probe = needs_flags = False
+
+    def repair_layer(self, context: RepairContext) -> WeightWords:
+        mean, threshold = context.signature.mean, context.threshold
+        # Inwards, so that what is written is no outlier itself.
+        low, high = max(-128, int(np.ceil(mean - threshold))), min(127, int(np.floor(mean + threshold)))
+        return _replace_outliers(context, np.clip(context.seen, low, high).astype(np.int8))
+
+
+class ZeroRepair:
+    """Weights in faulty registers count as zero (fault-aware pruning): their bypass flag is set."""
+
+    name = "zero"
+    needs_probe = needs_flags = True
+
+    def repair_layer(self, context: RepairContext) -> WeightWords:
+        faulty = (context.stuck.sa0 | context.stuck.sa1) != 0
+        return replace(context.words, bypass=context.words.bypass | faulty)
+
+
+class NearestRepair:
+    """The code nearest to the target among those that the stuck bits allow.
+
+    Parameters
+    ----------
+    target : str
+        ``golden`` (memory still has the weights), ``map`` (the most probable code under the golden histogram among those that agree
+        with the bits that are not stuck) or ``auto`` (``golden`` where it is known).
+    """
+
+    name = "nearest"
+    needs_probe, needs_flags = True, False
+    _invert = False
+
+    def __init__(self, target: str = "auto") -> None:
+        if target not in TARGETS:
+            raise ValueError(f"The target of the repair must be one of {', '.join(TARGETS)}, not {target!r}")
+        self.target = target
+
+    def repair_layer(self, context: RepairContext) -> WeightWords:
+        if self.target == "golden" and context.golden is None:
+            raise ValueError(f"The repair {self.name} aims at the golden weights, but memory no longer has them")
+        if self.target != "map" and context.golden is not None:
+            aim, old, faulty = context.golden, WeightWords.plain(context.golden), _stuck(context.stuck)
+        else:
+            # What was placed around a stuck bit is no longer what was read there: only newly stuck bits are placed.
+            fresh = _stuck(context.stuck) if context.known is None else _stuck(context.stuck) & ~_stuck(context.known)
+            aim, old, faulty = most_probable(context.seen, fresh, context.signature.histogram), context.words, fresh
+        code, invert = placed(aim, context.stuck, invert=self._invert)
+        touched = faulty != 0
+        return WeightWords(
+            np.where(touched, code, old.code),
+            np.where(touched, invert, old.invert),
+            np.where(touched, False, old.bypass),
+        )
+
+
+class InvertRepair(NearestRepair):
+    """The target or its complement, whichever the stuck bits allow: exact for any single stuck bit.
+
+    Where several bits are stuck and neither fits, the nearest code of both kinds. ``target`` is that of ``NearestRepair``.
+    """
+
+    name = "invert"
+    needs_probe = needs_flags = True
+    _invert = True
+
+
+REPAIRS = {kind.name: kind for kind in (QuartileRepair, ZeroRepair, NearestRepair, ClipRepair, InvertRepair)}
+
+
+def get_repair(name: str | Repair, **options: str) -> Repair:
+    """Return the repair policy of that name; ``nearest`` and ``invert`` take a ``target``.
+
+    Raises
+    ------
+    ValueError
+        When there is none, or it does not take the option.
+    """
+    if not isinstance(name, str):
+        return name
+    if name not in REPAIRS:
+        raise ValueError(f"The repair must be one of {', '.join(REPAIRS)}, not {name!r}")
+    if options and not issubclass(REPAIRS[name], NearestRepair):
+        raise ValueError(f"The repair {name} takes no option, but was given {', '.join(options)}")
+    return REPAIRS[name](**options)
+
+
+def golden_weights(network: QuantizedNetwork) -> dict[str, np.ndarray]:
+    """Return the golden weights of every layer: what memory still has when only PEs are faulty."""
+    return {layer.name: layer.matrix for layer in network.weighted}
+
+
+def useful_bits(stuck: StuckBits, used_weight_bits: int) -> StuckBits:
+    """Return the stuck bits without those that the multiplier ignores."""
+    used = np.uint8(used_weight_bits)
+    return StuckBits(stuck.sa0 & used, stuck.sa1 & used)
+
+
+def rewritten(before: WeightWords, after: WeightWords) -> int:
+    """Return how many words differ."""
+    differ = (before.code != after.code) | (before.invert != after.invert) | (before.bypass != after.bypass)
+    return int(np.count_nonzero(differ))
+
+
+def most_probable(seen: np.ndarray, uncertain: np.ndarray, histogram: np.ndarray) -> np.ndarray:
+    """Return the code that occurs most often among those that agree with ``seen`` in every certain bit.
+
+    Parameters
+    ----------
+    seen : int8 (N, K)
+    uncertain : uint8 (N, K)
+        A set bit may have any value.
+    histogram : int (256,)
+        Occurrences of each code, index ``code + 128``. Equally frequent: the smaller magnitude, then the lower code.
+
+    Returns
+    -------
+    int8 (N, K)
+    """
+    codes = np.arange(-128, 128)
+    preference = np.lexsort((codes, np.abs(codes), -histogram))
+    rank = np.empty(256, dtype=np.int64)
+    rank[preference] = np.arange(256)
+    patterns = codes.astype(np.int8).view(np.uint8)
+    masks, which = _distinct(uncertain)
+    tables = np.empty((len(masks), 256), dtype=np.int8)
+    for table, mask in zip(tables, masks, strict=True):
+        certain = patterns & ~np.uint8(mask)
+        best = np.full(256, 256)
+        np.minimum.at(best, certain, rank)
+        table[:] = codes[preference[best[certain]]]
+    return tables[which, seen.astype(np.int16) + 128]
+
+
+def placed(target: np.ndarray, stuck: StuckBits, *, invert: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the code to write and the invert flag that bring each weight nearest to its target, int8 and bool (N, K).
+
+    Parameters
+    ----------
+    target : int8 (N, K)
+    stuck : StuckBits
+    invert : bool
+        Whether the flag may be set; equally near, it is not.
+    """
+    pairs, which = _distinct(stuck.sa0.astype(np.uint16) << 8 | stuck.sa1)
+    tables = [_placement(int(pair) >> 8, int(pair) & 0xFF, invert) for pair in pairs]
+    index = target.astype(np.int16) + 128
+    return np.stack([codes for codes, _ in tables])[which, index], np.stack([flags for _, flags in tables])[which, index]
+
+
+@lru_cache(maxsize=8192)
+def _placement(sa0: int, sa1: int, invert: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every target the code that the register can hold, int8 (256,), and the flag, bool (256,)."""
+    codes = np.arange(-128, 128)
+    patterns = codes.astype(np.int8).view(np.uint8)
+    held = codes[((patterns & ~np.uint8(sa0)) | np.uint8(sa1)) == patterns]
+    best = _nearest(held, codes)
+    flags = np.zeros(256, dtype=bool)
+    if invert:
+        # Behind the flag the multiplier sees the complement, -1 - code.
+        other = _nearest(np.sort(-1 - held), codes)
+        flags = np.abs(other - codes) < np.abs(best - codes)
+        best = np.where(flags, -1 - other, best)
+    return best.astype(np.int8), flags
+
+
+def _nearest(choices: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return for each target the nearest of the sorted choices; of two, the one with the smaller magnitude."""
+    after = np.searchsorted(choices, targets).clip(max=len(choices) - 1)
+    above, below = choices[after], choices[np.maximum(after - 1, 0)]
+    gap_above, gap_below = np.abs(above - targets), np.abs(below - targets)
+    prefer_below = (gap_below < gap_above) | ((gap_below == gap_above) & (np.abs(below) < np.abs(above)))
+    return np.where(prefer_below, below, above)
+
+
+def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct values of 8- or 16-bit keys and the index of each key's value."""
+    present = np.flatnonzero(np.bincount(keys.reshape(-1), minlength=1))
+    index = np.empty(present[-1] + 1, dtype=np.intp)
+    index[present] = np.arange(len(present))
+    return present, index[keys]
+
+
+def _stuck(bits: StuckBits) -> np.ndarray:
+    return bits.sa0 | bits.sa1
+
+
+def _replace_outliers(context: RepairContext, code: np.ndarray) -> WeightWords:
+    far = np.abs(context.seen - context.signature.mean) > context.threshold
+    # What lies behind a flag is left to the policy that set it.
+    far &= ~(context.words.bypass | context.words.invert)
+    return replace(context.words, code=np.where(far, code, context.words.code))
