@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from epsilon.multipliers import Multiplier, Term
+from epsilon.multipliers import Multiplier
 from epsilon.network import (
     AvgPool2d,
     Convolution,
