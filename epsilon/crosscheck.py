@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from epsilon.accelerator import Accelerator, Counters, ScanRecords, StuckBits, WeightWords
+from epsilon.controller import repair_all
 from epsilon.executor import Execution
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
-from epsilon.repair import Repair, golden_weights, repair_all
+from epsilon.repair import Repair, golden_weights
 
 __all__ = ["QUANTITIES", "CrosscheckReport", "Difference", "Lockstep", "StageReport", "crosscheck"]
 

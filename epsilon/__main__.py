@@ -1,0 +1,5 @@
+"""`python -m epsilon`: the command line."""
+
+from epsilon.cli import main
+
+main()

@@ -1,0 +1,237 @@
+"""The demo: handwritten digits on a faulty simulated array, EPSILON catching and repairing, checked against PyTorch throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from epsilon import data, network_io
+from epsilon.config import ArrayConfig
+from epsilon.crosscheck import QUANTITIES, Difference, Lockstep
+from epsilon.emulator import Emulator
+from epsilon.executor import encode
+from epsilon.faults import FaultMap
+from epsilon.network import QuantizedNetwork
+from epsilon.plots import plot_accuracy_by_rate, plot_exits, plot_stuck_and_repaired
+from epsilon.repair import REPAIRS
+from epsilon.techniques import Outcome, gamma_of, make_accelerator, run_technique
+
+__all__ = ["DemoResult", "DemoRow", "DemoSettings", "best_repair", "run_demo", "weight_errors"]
+
+#: Told what is being done, and how many of how many steps of it are done (total None: not known).
+Progress = Callable[[str, int, int | None], None]
+PAPER = "quartile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo runs.
+
+    Parameters
+    ----------
+    network : str
+    images : int
+        Images of the test split, from its start.
+    config : ArrayConfig
+    rate : float
+        Fraction of the PEs whose weight register has one bit stuck at 1.
+    seed : int
+        Of the fault map; the maps of the picture over fault rates have the seeds after it.
+    rates : tuple of float
+        Fault rates of that picture.
+    maps : int
+        Fault maps per rate.
+    """
+
+    network: str = "digits"
+    images: int = 300
+    config: ArrayConfig = field(default_factory=lambda: ArrayConfig(rows=8, cols=8, multiplier="KVP"))
+    rate: float = 0.3
+    seed: int = 1
+    rates: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    maps: int = 5
+
+
+@dataclass(frozen=True, eq=False)
+class DemoRow:
+    """One line of the table: the same technique on the Verilated array and on the emulator."""
+
+    label: str
+    rtl: Outcome
+    emulator: Outcome
+
+    @property
+    def same(self) -> bool:
+        """Whether both gave the same prediction, exit and cycles for every image."""
+        one, two = self.rtl.stream, self.emulator.stream
+        return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("predictions", "exits", "cycles"))
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demo found.
+
+    Parameters
+    ----------
+    rows : tuple of DemoRow
+    best : str
+        The repair that was best on the validation images.
+    compared : dict of str to int
+        How many integers RTL and emulator were compared on, by quantity.
+    first : Difference or None
+        The first that differed.
+    pictures : tuple of Path
+    """
+
+    rows: tuple[DemoRow, ...]
+    best: str
+    compared: dict[str, int]
+    first: Difference | None
+    pictures: tuple[Path, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether RTL and emulator agree on every integer and every outcome."""
+        return self.first is None and all(row.same for row in self.rows)
+
+
+def run_demo(settings: DemoSettings, out: Path, progress: Progress) -> DemoResult:
+    """Run the demo and save its pictures.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for the pictures; made when it is missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    network = network_io.load(settings.network)
+    gamma = gamma_of(network, settings.config)
+    test = data.load(settings.network, "test")
+    codes, labels = encode(network, test.images[: settings.images]), test.labels[: settings.images]
+    faults = FaultMap.sample(network, settings.config, site="array", rate=settings.rate, polarity=1, seed=settings.seed)
+
+    best = best_repair(network, settings, faults, gamma, progress)
+    programme = (
+        ("fault-free", "none", None),
+        ("faulty, no EPSILON", "none", faults),
+        (f"EPSILON, {PAPER} (paper)", PAPER, faults),
+        (f"EPSILON, {best} (best)", best, faults),
+    )
+    progress("building the array (Verilator, g++)", 0, None)
+    lockstep = Lockstep(Emulator(settings.config), make_accelerator("rtl", settings.config))
+    rows, errors = [], {}
+    for label, technique, present in programme:
+        lockstep.begin(label)
+        rtl = run_technique(
+            technique,
+            lockstep,
+            network,
+            codes,
+            labels,
+            faults=present,
+            gamma=gamma,
+            progress=lambda done, total, label=label: progress(f"RTL: {label}", done, total),
+        )
+        emulator = Emulator(settings.config)
+        twin = run_technique(technique, emulator, network, codes, labels, faults=present, gamma=gamma)
+        rows.append(DemoRow(label, rtl, twin))
+        if present is not None:
+            errors[label] = weight_errors(lockstep, network)
+    pictures = (
+        _draw_rates(settings, network, gamma, best, out / "accuracy_by_fault_rate.png", progress),
+        _draw_array(settings, faults, errors, out / "stuck_and_repaired.png"),
+        _draw_exits(rows, out / "exits_taken.png"),
+    )
+    compared = {quantity: lockstep.compared(quantity) for quantity in QUANTITIES}
+    return DemoResult(tuple(rows), best, compared, lockstep.first, pictures)
+
+
+def best_repair(network: QuantizedNetwork, settings: DemoSettings, faults: FaultMap, gamma: float, progress: Progress) -> str:
+    """Return the repair with the best accuracy on the validation images; of equals, the one that needs less hardware."""
+    found = data.load(settings.network, "validation")
+    codes = encode(network, found.images)
+    order = sorted(REPAIRS, key=lambda name: (REPAIRS[name].needs_flags, REPAIRS[name].needs_probe))
+    scores = {}
+    for done, name in enumerate(order):
+        progress("comparing repairs on the validation images (PyTorch)", done, len(order))
+        outcome = run_technique(name, Emulator(settings.config), network, codes, found.labels, faults=faults, gamma=gamma)
+        scores[name] = outcome.accuracy.hits
+    progress("comparing repairs on the validation images (PyTorch)", len(order), len(order))
+    return max(order, key=lambda name: scores[name])
+
+
+def weight_errors(accelerator, network: QuantizedNetwork) -> np.ndarray:
+    """Return the mean absolute error of the codes that each PE's multiplier sees, float64 (rows, cols), over all layers."""
+    rows, cols = accelerator.config.rows, accelerator.config.cols
+    total, count = np.zeros((rows, cols)), np.zeros((rows, cols))
+    for layer in network.weighted:
+        outputs, reduction = layer.matrix.shape
+        error = np.abs(accelerator.read_weights(layer.name).astype(np.int16) - layer.matrix)
+        row = np.broadcast_to(np.arange(reduction) % rows, error.shape)
+        col = np.arange(outputs) % (outputs // getattr(layer, "groups", 1)) % cols
+        np.add.at(total, (row, col[:, None]), error)
+        np.add.at(count, (row, col[:, None]), 1)
+    return total / np.maximum(count, 1)
+
+
+def _draw_rates(settings: DemoSettings, network: QuantizedNetwork, gamma: float, best: str, path: Path, progress: Progress) -> Path:
+    """Draw the accuracy over fault rates, on the emulator, over all test images."""
+    test = data.load(settings.network, "test")
+    codes = encode(network, test.images)
+    techniques = {"no EPSILON": "none", f"EPSILON, {PAPER} (paper)": PAPER, f"EPSILON, {best}": best}
+    curves = {label: np.zeros((len(settings.rates), settings.maps)) for label in techniques}
+    done, total = 0, len(settings.rates) * settings.maps * len(techniques)
+    for i, rate in enumerate(settings.rates):
+        for j in range(settings.maps):
+            faults = FaultMap.sample(network, settings.config, site="array", rate=rate, polarity=1, seed=settings.seed + j)
+            for label, technique in techniques.items():
+                outcome = run_technique(
+                    technique,
+                    Emulator(settings.config),
+                    network,
+                    codes,
+                    test.labels,
+                    faults=faults,
+                    gamma=gamma,
+                    lookahead=len(codes),
+                )
+                curves[label][i, j] = outcome.accuracy.value
+                done += 1
+                progress("accuracy by fault rate (PyTorch)", done, total)
+    healthy = run_technique("none", Emulator(settings.config), network, codes, test.labels, faults=None, gamma=gamma)
+    config = settings.config
+    plot_accuracy_by_rate(
+        path,
+        settings.rates,
+        curves,
+        fault_free=healthy.accuracy.value,
+        title=f"{settings.network} on a {config.rows}x{config.cols} {config.multiplier.short_name} array, bits stuck at 1",
+        rate_label="PEs whose weight register has a stuck bit",
+    )
+    return path
+
+
+def _draw_array(settings: DemoSettings, faults: FaultMap, errors: dict[str, np.ndarray], path: Path) -> Path:
+    _, ones = faults.array_masks(settings.config.rows, settings.config.cols)
+    stuck = [["".join(str(bit) for bit in range(8) if mask >> bit & 1) for mask in row] for row in ones]
+    plot_stuck_and_repaired(
+        path,
+        stuck,
+        errors,
+        title="Which bit is stuck at 1 in each PE, and how far off the weights are that pass through it",
+        legend="mean |error| of a weight's code",
+    )
+    return path
+
+
+def _draw_exits(rows: list[DemoRow], path: Path) -> Path:
+    plot_exits(
+        path,
+        {row.label: row.rtl.exits_taken for row in rows},
+        title="Which exit answered",
+        accuracy={row.label: f"{100 * row.rtl.accuracy.value:.1f} % right" for row in rows},
+    )
+    return path

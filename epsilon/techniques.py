@@ -1,0 +1,175 @@
+"""One technique on one fault map: the run that `epsilon run` shows and of which the demo is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from epsilon.accelerator import Accelerator
+from epsilon.config import ArrayConfig
+from epsilon.controller import Controller, StreamResult, vanilla
+from epsilon.emulator import Emulator
+from epsilon.faults import FaultMap
+from epsilon.network import QuantizedNetwork
+from epsilon.repair import REPAIRS, get_repair, golden_weights
+from epsilon.statistics import Proportion
+
+__all__ = ["PLACES", "TECHNIQUES", "Outcome", "gamma_of", "make_accelerator", "run_technique"]
+
+#: Where a network can run.
+PLACES = ("emulator", "rtl")
+#: Techniques: the last exit alone, all exits without detection, and EPSILON with each repair.
+TECHNIQUES = ("last-exit", "none", *REPAIRS)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a technique made of a stream of labelled images.
+
+    Parameters
+    ----------
+    technique : str
+    stream : StreamResult
+    labels : int64 (images,) or None
+        None for images whose class is not known.
+    exits : int
+        How many exits the network has.
+    """
+
+    technique: str
+    stream: StreamResult
+    labels: np.ndarray | None
+    exits: int
+
+    @property
+    def accuracy(self) -> Proportion | None:
+        """How many predictions are right; None without labels."""
+        if self.labels is None:
+            return None
+        return Proportion(self.stream.correct(self.labels), len(self.labels))
+
+    @property
+    def exits_taken(self) -> tuple[int, ...]:
+        """How many images each exit answered."""
+        return tuple(int(n) for n in np.bincount(self.stream.exits, minlength=self.exits))
+
+    @property
+    def cycles_per_image(self) -> float:
+        """Mean cycles of the array per image, checks and probes included."""
+        return float(self.stream.cycles.mean())
+
+    def describe(self) -> dict:
+        """Return plain JSON values."""
+        stream, accuracy = self.stream, self.accuracy
+        return {
+            "technique": self.technique,
+            "images": len(stream.predictions),
+            "correct": accuracy and accuracy.hits,
+            "accuracy": accuracy and accuracy.value,
+            "interval_95": accuracy and list(accuracy.interval),
+            "exits_taken": list(self.exits_taken),
+            "unsure": int(np.count_nonzero(~stream.sure)),
+            "checks": len(stream.events),
+            "repairs": len(stream.repairs),
+            "weights_rewritten": stream.rewritten,
+            "cycles_per_image": self.cycles_per_image,
+            "cycles": {name: int(getattr(stream, name).sum()) for name in ("run", "scan", "probe")},
+            "events": [
+                {
+                    "image": check.image,
+                    "flagged": list(check.flagged),
+                    "rewritten": check.rewritten,
+                    "layers": [asdict(layer) for layer in check.layers],
+                }
+                for check in stream.events
+            ],
+            "predictions": stream.predictions.tolist(),
+        }
+
+
+def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
+    """Return the confidence threshold that was fitted for this multiplier on the validation split.
+
+    Raises
+    ------
+    ValueError
+        When none was.
+    """
+    fitted = network.metadata.get("gamma", {})
+    if config.multiplier.key not in fitted:
+        raise ValueError(
+            f"The network {network.name!r} has no confidence threshold for {config.multiplier.key}: give one with --gamma"
+        )
+    return float(fitted[config.multiplier.key])
+
+
+def make_accelerator(place: str, config: ArrayConfig, *, waves: Path | None = None) -> Accelerator:
+    """Return an accelerator; ``rtl`` is built first where it is not in the cache.
+
+    Raises
+    ------
+    ValueError
+        For an unknown place, and for waveforms of anything but the simulated hardware.
+    """
+    if place not in PLACES:
+        raise ValueError(f"A network runs on one of {', '.join(PLACES)}, not on {place!r}")
+    if place == "emulator":
+        if waves is not None:
+            raise ValueError("Only the simulated hardware has waveforms: use --on rtl with --waves")
+        return Emulator(config)
+    from sim.rtl import RtlAccelerator
+
+    return RtlAccelerator(config, waves=waves)
+
+
+def run_technique(
+    technique: str,
+    accelerator: Accelerator,
+    network: QuantizedNetwork,
+    codes: torch.Tensor,
+    labels: np.ndarray | None,
+    *,
+    faults: FaultMap | None,
+    gamma: float,
+    target: str | None = None,
+    detector: str = "pattern",
+    lookahead: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Run a technique over a stream of images, from freshly loaded weights.
+
+    Parameters
+    ----------
+    technique : str
+        One of ``TECHNIQUES``.
+    codes : int8 (images, C, H, W)
+    labels : int64 (images,) or None
+    faults : FaultMap or None
+        There from the first image on.
+    gamma : float
+        Confidence above which an exit is taken.
+    target : str, optional
+        Of the repairs that take one; see ``epsilon.repair``.
+    detector : str
+        See ``epsilon.detector``.
+    lookahead : int
+        Images evaluated ahead; changes the speed, never the result.
+    """
+    if technique not in TECHNIQUES:
+        raise ValueError(f"The technique must be one of {', '.join(TECHNIQUES)}, not {technique!r}")
+    accelerator.load(network)
+    accelerator.set_faults(faults)
+    accelerator.reset_counters()
+    if technique == "last-exit":
+        stream = vanilla(accelerator, codes, lookahead=lookahead, progress=progress)
+    else:
+        repair = None if technique == "none" else get_repair(technique, **({} if target is None else {"target": target}))
+        # Stored weights that are themselves damaged are gone; behind faulty PEs memory still has them.
+        golden = golden_weights(network) if faults is None or not faults.has_storage else None
+        controller = Controller(accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden)
+        stream = controller.stream(codes, lookahead=lookahead, progress=progress)
+    return Outcome(technique, stream, labels, len(network.exits))
