@@ -70,22 +70,22 @@ class SystolicArray(wiring.Component):
 
         for r in range(rows):
             wire(grid[r][0].op_i, delayed(m, f"op_row{r}", self.op, Operation, r))
-            wire(grid[r][0].activation_i, delayed(m, f"activation_row{r}", self.activations[r], signed(8), r))
+            wire(grid[r][0].activation_i, delayed(m, f"activation_row{r}", self.activations[r], signed(8), r, reset_less=True))
             for c in range(1, cols):
                 wire(grid[r][c].op_i, grid[r][c - 1].op_o)
                 wire(grid[r][c].activation_i, grid[r][c - 1].activation_o)
         for c in range(cols):
-            wire(grid[0][c].chain_i, delayed(m, f"chain_col{c}", self.chain_i[c], ChainWord, c))
+            wire(grid[0][c].chain_i, delayed(m, f"chain_col{c}", self.chain_i[c], ChainWord, c, reset_less=True))
             if self._config.fault_injection:
-                wire(grid[0][c].faults_i, delayed(m, f"faults_col{c}", self.faults_i[c], FaultWord, c))
+                wire(grid[0][c].faults_i, delayed(m, f"faults_col{c}", self.faults_i[c], FaultWord, c, reset_less=True))
             for r in range(1, rows):
                 wire(grid[r][c].psum_i, grid[r - 1][c].psum_o)
                 wire(grid[r][c].chain_i, grid[r - 1][c].chain_o)
                 if self._config.fault_injection:
                     wire(grid[r][c].faults_i, grid[r - 1][c].faults_o)
             bottom = grid[rows - 1][c]
-            wire(self.psums[c], delayed(m, f"psum_col{c}", bottom.psum_o, signed(PSUM_BITS), cols - 1 - c))
-            wire(self.chain_o[c], delayed(m, f"scan_col{c}", bottom.chain_o, ChainWord, cols - 1 - c))
+            wire(self.psums[c], delayed(m, f"psum_col{c}", bottom.psum_o, signed(PSUM_BITS), cols - 1 - c, reset_less=True))
+            wire(self.chain_o[c], delayed(m, f"scan_col{c}", bottom.chain_o, ChainWord, cols - 1 - c, reset_less=True))
         return m
 
     def _processing_element(self, m: Module, platform, row: int, col: int):
@@ -101,10 +101,10 @@ class SystolicArray(wiring.Component):
         return wires
 
 
-def delayed(m: Module, name: str, value, shape, cycles: int):
-    """Return the value of ``cycles`` cycles ago."""
+def delayed(m: Module, name: str, value, shape, cycles: int, *, reset_less: bool = False):
+    """Return the value of ``cycles`` cycles ago; ``reset_less`` where a stale value does no harm."""
     for stage in range(cycles):
-        register = Signal(shape, name=f"{name}_{stage}")
+        register = Signal(shape, name=f"{name}_{stage}", reset_less=reset_less)
         m.d.sync += register.eq(value)
         value = register
     return value

@@ -89,12 +89,13 @@ class ProcessingElement(wiring.Component):
         m = Module()
         m.submodules.multiplier = multiplier = MultiplierUnit(self._config.multiplier, level=self._config.level)
 
-        shift_register = Signal(ChainWord)
-        active = Signal(ChainWord)
+        # Only the operations and the stuck bits are reset: nothing reads a register that was not written since.
+        shift_register = Signal(ChainWord, reset_less=True)
+        active = Signal(ChainWord, reset_less=True)
         seen = Signal(ChainWord)
         weight = active.weight
         if self._config.fault_injection:
-            shifted_faults = Signal(FaultWord)
+            shifted_faults = Signal(FaultWord, reset_less=True)
             faults = Signal(FaultWord)
             weight = (weight & ~faults.sa0) | faults.sa1
         if self._config.repair:
@@ -106,23 +107,28 @@ class ProcessingElement(wiring.Component):
         else:
             m.d.comb += seen.weight.eq(weight)
 
-        m.d.sync += [
-            self.op_o.eq(self.op_i),
-            self.activation_o.eq(self.activation_i),
-        ]
+        activation = Signal(signed(8), reset_less=True)
+        psum = Signal(signed(PSUM_BITS), reset_less=True)
+        link = Signal(ChainWord, reset_less=True)
+        m.d.sync += [self.op_o.eq(self.op_i), activation.eq(self.activation_i)]
         with m.If(self.op_i.shift):
-            m.d.sync += [self.chain_o.eq(shift_register), shift_register.eq(self.chain_i)]
+            m.d.sync += [link.eq(shift_register), shift_register.eq(self.chain_i)]
         with m.Elif(self.op_i.swap):
             m.d.sync += [active.eq(shift_register), shift_register.eq(seen)]
         if self._config.fault_injection:
+            faults_link = Signal(FaultWord, reset_less=True)
             with m.If(self.op_i.shift):
-                m.d.sync += [self.faults_o.eq(shifted_faults), shifted_faults.eq(self.faults_i)]
+                m.d.sync += [faults_link.eq(shifted_faults), shifted_faults.eq(self.faults_i)]
             with m.Elif(self.op_i.swap & self.op_i.masks):
                 m.d.sync += faults.eq(shifted_faults)
+            m.d.comb += self.faults_o.eq(faults_link)
 
+        m.d.sync += psum.eq(self.psum_i + multiplier.o)
         m.d.comb += [
-            multiplier.a.eq(self.activation_o),
+            multiplier.a.eq(activation),
             multiplier.b.eq(seen.weight.as_signed()),
+            self.activation_o.eq(activation),
+            self.psum_o.eq(psum),
+            self.chain_o.eq(link),
         ]
-        m.d.sync += self.psum_o.eq(self.psum_i + multiplier.o)
         return m
