@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 class LayerCheck:
     """What a check found of one layer.
 
-    ``score`` and ``threshold`` are the detector's, the layer is ``flagged`` when the score is above; ``rewritten`` words were changed.
+    ``score`` and ``threshold`` are the detector's, the layer is ``flagged`` when the score is above; ``rewritten`` words changed.
     """
 
     layer: str

@@ -106,7 +106,7 @@ def importances(network: QuantizedNetwork, offset: float = OFFSET) -> dict[str, 
             fan_in=codes.shape[1],
             reuse=reuse[layer.name],
             most_products=most,
-            sparsity=1 - np.count_nonzero(codes) / codes.size,
+            sparsity=1 - int(np.count_nonzero(codes)) / codes.size,
             sigma=Signature.of(codes).std / CODE_RANGE,
             offset=offset,
         )
