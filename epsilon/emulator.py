@@ -100,9 +100,11 @@ class Emulator:
 
     def read_records(self) -> dict[str, ScanRecords]:
         """Return what the signature unit counts of every layer's weights as they are now."""
-        records = {name: count_records(self._seen(state), state.golden) for name, state in self._layers.items()}
+        for state in self._layers.values():
+            if state.records is None:
+                state.records = count_records(self._seen(state), state.golden)
         self._ledger.scan()
-        return records
+        return {name: state.records for name, state in self._layers.items()}
 
     def read_weights(self, layer: str) -> np.ndarray:
         """Return the layer's weights as the multipliers see them, int8 (N, K)."""
@@ -172,6 +174,7 @@ class _LayerState:
     def forget(self) -> None:
         self.stuck: StuckBits | None = None
         self.seen: np.ndarray | None = None
+        self.records: ScanRecords | None = None
         self.packed: _Packed | None = None
 
 

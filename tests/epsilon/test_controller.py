@@ -256,7 +256,7 @@ def test_accuracy(tiny_images, accelerator):
 
 
 def test_wrong_settings_are_refused(tiny_network, tiny_images, accelerator):
-    with pytest.raises(ValueError, match="gamma must be a number from 0 to 1, not 1.5"):
+    with pytest.raises(ValueError, match=r"gamma must be a number from 0 to 1, not 1\.5"):
         Controller(accelerator, gamma=1.5, repair=None)
     with pytest.raises(ValueError, match="one of pattern, exact"):
         Controller(accelerator, gamma=0.5, repair=None, detector="other")
