@@ -10,15 +10,15 @@ import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from epsilon.config import ArrayConfig
+from sim.program import Program, Run
 from sim.toolchain import ToolError, cache_folder, cxx_compiler, find_verilator, run_tool, tool_version
 
-__all__ = ["Program", "Run", "SimulationError", "VerilatedModel", "build"]
+__all__ = ["SimulationError", "VerilatedModel", "build"]
 
 INPUTS = ("commands", "weights", "activations", "faults")
 OUTPUTS = ("results", "readback", "signatures")
@@ -31,34 +31,6 @@ HOT, COLD = "-O1", "-O0"
 
 class SimulationError(RuntimeError):
     """A program that the simulated accelerator could not finish."""
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """The beats of every input stream, each uint8 (beats, bytes per beat), and how many output beats to expect of each image.
-
-    ``activations`` holds those of all images, one image after another; the other streams are repeated for every image.
-    """
-
-    commands: np.ndarray
-    weights: np.ndarray
-    activations: np.ndarray
-    faults: np.ndarray
-    results: int
-    readback: int
-    signatures: int
-    images: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """The beats of every output stream, uint8 (beats, bytes per beat), and the cycles."""
-
-    results: np.ndarray
-    readback: np.ndarray
-    signatures: np.ndarray
-    busy_cycles: int
-    clock_cycles: int
 
 
 class _Job(ctypes.Structure):
@@ -159,7 +131,7 @@ class VerilatedModel:
         job.input_beats[INPUTS.index("activations")] = len(program.activations) // program.images
         outputs = []
         for index, name in enumerate(OUTPUTS):
-            capacity = getattr(program, name) * program.images
+            capacity = getattr(program, name)
             outputs.append(np.empty((capacity, self._bytes[name]), dtype=np.uint8))
             job.output[index] = outputs[-1].ctypes.data
             job.output_capacity[index] = capacity
