@@ -42,7 +42,7 @@ def _digits() -> MultiExit:
         _stage(flatten=nn.Flatten(), fc1=nn.Linear(64, 48), bn3=nn.BatchNorm1d(48), relu3=nn.ReLU()),
     ]
     heads = [
-        _stage(exit1_pool=nn.AvgPool2d(2), exit1_flatten=nn.Flatten(), exit1_fc=nn.Linear(64, CLASSES)),
+        _stage(exit1_flatten=nn.Flatten(), exit1_fc=nn.Linear(256, CLASSES)),
         _stage(exit2_flatten=nn.Flatten(), exit2_fc=nn.Linear(64, CLASSES)),
         _stage(exit3_fc=nn.Linear(48, CLASSES)),
     ]

@@ -224,6 +224,10 @@ def test_a_file_next_to_us_does_not_hide_a_builtin(tmp_path, monkeypatch, networ
     assert load("mine").name == "all-kinds"
 
 
+def without(network, target):
+    return replace(network, layers=tuple(layer for layer in network.layers if layer.name != target))
+
+
 def conv_weight(*shape):
     return {"weight": np.ones(shape, np.int8)}
 
@@ -272,7 +276,7 @@ WRONG = {
     ),
     "clamp order": (lambda n: changed(n, "avg", requantization=replace(requantization(), low=5, high=5)), "inside -128..127"),
     "clamp range": (lambda n: changed(n, "avg", requantization=replace(requantization(), high=128)), "inside -128..127"),
-    "exit on codes": (lambda n: changed(n, "exit2", inputs=("hidden",)), "without requantisation"),
+    "exit on codes": (lambda n: changed(without(n, "fc2"), "exit2", inputs=("hidden",)), "without requantisation"),
     "exit scale": (lambda n: changed(n, "exit1", scale=np.ones(3, np.float32)), "float64"),
     "exit scale zero": (lambda n: changed(n, "exit1", scale=np.zeros(3)), "positive and finite"),
     "sums read": (lambda n: changed(n, "hidden", inputs=("fc1",), weight=np.ones((5, 3), np.int8)), "only an exit may"),
