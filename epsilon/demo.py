@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ __all__ = ["DemoResult", "DemoRow", "DemoSettings", "best_repair", "run_demo", "
 #: Told what is being done, and how many of how many steps of it are done (total None: not known).
 Progress = Callable[[str, int, int | None], None]
 PAPER = "quartile"
+#: Finds the stuck bits, but needs no more than the registers that are there.
+NO_HARDWARE = "nearest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,9 @@ class DemoSettings:
     rate : float
         Fraction of the PEs whose weight register has one bit stuck at 1.
     seed : int
-        Of the fault map; the maps of the picture over fault rates have the seeds after it.
+        Of the fault map; the maps of the picture over fault rates have this seed and those after it.
+    detector : str
+        What tells a faulty layer from a healthy one; see ``epsilon.detector``.
     rates : tuple of float
         Fault rates of that picture.
     maps : int
@@ -47,12 +52,13 @@ class DemoSettings:
     """
 
     network: str = "digits"
-    images: int = 300
+    images: int = 597
     config: ArrayConfig = field(default_factory=lambda: ArrayConfig(rows=8, cols=8, multiplier="KVP"))
     rate: float = 0.3
     seed: int = 1
+    detector: str = "exact"
     rates: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-    maps: int = 5
+    maps: int = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +85,8 @@ class DemoResult:
     rows : tuple of DemoRow
     best : str
         The repair that was best on the validation images.
+    pattern_flagged : tuple of str
+        Layers that the sparsity pattern alone (Eq. 6 of [Khalil & Hoque]) would have found faulty in the same stream.
     compared : dict of str to int
         How many integers RTL and emulator were compared on, by quantity.
     first : Difference or None
@@ -88,6 +96,7 @@ class DemoResult:
 
     rows: tuple[DemoRow, ...]
     best: str
+    pattern_flagged: tuple[str, ...]
     compared: dict[str, int]
     first: Difference | None
     pictures: tuple[Path, ...]
@@ -114,39 +123,39 @@ def run_demo(settings: DemoSettings, out: Path, progress: Progress) -> DemoResul
     faults = FaultMap.sample(network, settings.config, site="array", rate=settings.rate, polarity=1, seed=settings.seed)
 
     best = best_repair(network, settings, faults, gamma, progress)
-    programme = (
-        ("fault-free", "none", None),
-        ("faulty, no EPSILON", "none", faults),
-        (f"EPSILON, {PAPER} (paper)", PAPER, faults),
-        (f"EPSILON, {best} (best)", best, faults),
-    )
+    techniques = _techniques(best)
+    programme = [("fault-free", "none", None), *((f"faulty, {label}", name, faults) for label, name in techniques.items())]
     progress("building the array (Verilator, g++)", 0, None)
     lockstep = Lockstep(Emulator(settings.config), make_accelerator("rtl", settings.config))
     rows, errors = [], {}
     for label, technique, present in programme:
         lockstep.begin(label)
-        rtl = run_technique(
-            technique,
-            lockstep,
-            network,
-            codes,
-            labels,
-            faults=present,
-            gamma=gamma,
-            progress=lambda done, total, label=label: progress(f"RTL: {label}", done, total),
-        )
-        emulator = Emulator(settings.config)
-        twin = run_technique(technique, emulator, network, codes, labels, faults=present, gamma=gamma)
+        common = {"faults": present, "gamma": gamma, "detector": settings.detector}
+        told = partial(progress, f"RTL: {label}")
+        rtl = run_technique(technique, lockstep, network, codes, labels, **common, progress=told)
+        twin = run_technique(technique, Emulator(settings.config), network, codes, labels, **common)
         rows.append(DemoRow(label, rtl, twin))
         if present is not None:
-            errors[label] = weight_errors(lockstep, network)
+            errors[label.removeprefix("faulty, ")] = weight_errors(lockstep, network)
     pictures = (
-        _draw_rates(settings, network, gamma, best, out / "accuracy_by_fault_rate.png", progress),
+        _draw_rates(settings, network, gamma, techniques, out / "accuracy_by_fault_rate.png", progress),
         _draw_array(settings, faults, errors, out / "stuck_and_repaired.png"),
         _draw_exits(rows, out / "exits_taken.png"),
     )
     compared = {quantity: lockstep.compared(quantity) for quantity in QUANTITIES}
-    return DemoResult(tuple(rows), best, compared, lockstep.first, pictures)
+    pattern = run_technique(
+        PAPER, Emulator(settings.config), network, codes, labels, faults=faults, gamma=gamma, detector="pattern"
+    )
+    flagged = {layer for check in pattern.stream.events for layer in check.flagged}
+    return DemoResult(tuple(rows), best, tuple(sorted(flagged)), compared, lockstep.first, pictures)
+
+
+def _techniques(best: str) -> dict[str, str]:
+    """Return what is shown under faults: nothing, the paper's repair, the one that needs no more hardware, and the best one."""
+    shown = {"no EPSILON": "none", f"EPSILON, {PAPER} (paper)": PAPER}
+    if best not in (PAPER, NO_HARDWARE):
+        shown[f"EPSILON, {NO_HARDWARE}"] = NO_HARDWARE
+    return shown | ({} if best == PAPER else {f"EPSILON, {best} (best)": best})
 
 
 def best_repair(network: QuantizedNetwork, settings: DemoSettings, faults: FaultMap, gamma: float, progress: Progress) -> str:
@@ -157,8 +166,8 @@ def best_repair(network: QuantizedNetwork, settings: DemoSettings, faults: Fault
     scores = {}
     for done, name in enumerate(order):
         progress("comparing repairs on the validation images (PyTorch)", done, len(order))
-        outcome = run_technique(name, Emulator(settings.config), network, codes, found.labels, faults=faults, gamma=gamma)
-        scores[name] = outcome.accuracy.hits
+        common = {"faults": faults, "gamma": gamma, "detector": settings.detector}
+        scores[name] = run_technique(name, Emulator(settings.config), network, codes, found.labels, **common).accuracy.hits
     progress("comparing repairs on the validation images (PyTorch)", len(order), len(order))
     return max(order, key=lambda name: scores[name])
 
@@ -177,38 +186,32 @@ def weight_errors(accelerator, network: QuantizedNetwork) -> np.ndarray:
     return total / np.maximum(count, 1)
 
 
-def _draw_rates(settings: DemoSettings, network: QuantizedNetwork, gamma: float, best: str, path: Path, progress: Progress) -> Path:
+def _draw_rates(
+    settings: DemoSettings, network: QuantizedNetwork, gamma: float, techniques: dict[str, str], path: Path, progress: Progress
+) -> Path:
     """Draw the accuracy over fault rates, on the emulator, over all test images."""
+    config = settings.config
     test = data.load(settings.network, "test")
     codes = encode(network, test.images)
-    techniques = {"no EPSILON": "none", f"EPSILON, {PAPER} (paper)": PAPER, f"EPSILON, {best}": best}
+
+    def accuracy(technique: str, faults: FaultMap | None) -> float:
+        common = {"faults": faults, "gamma": gamma, "detector": settings.detector, "lookahead": len(codes)}
+        return run_technique(technique, Emulator(config), network, codes, test.labels, **common).accuracy.value
+
     curves = {label: np.zeros((len(settings.rates), settings.maps)) for label in techniques}
-    done, total = 0, len(settings.rates) * settings.maps * len(techniques)
-    for i, rate in enumerate(settings.rates):
-        for j in range(settings.maps):
-            faults = FaultMap.sample(network, settings.config, site="array", rate=rate, polarity=1, seed=settings.seed + j)
-            for label, technique in techniques.items():
-                outcome = run_technique(
-                    technique,
-                    Emulator(settings.config),
-                    network,
-                    codes,
-                    test.labels,
-                    faults=faults,
-                    gamma=gamma,
-                    lookahead=len(codes),
-                )
-                curves[label][i, j] = outcome.accuracy.value
-                done += 1
-                progress("accuracy by fault rate (PyTorch)", done, total)
-    healthy = run_technique("none", Emulator(settings.config), network, codes, test.labels, faults=None, gamma=gamma)
-    config = settings.config
+    points = [(i, j) for i in range(len(settings.rates)) for j in range(settings.maps)]
+    for done, (i, j) in enumerate(points):
+        progress("accuracy by fault rate (PyTorch)", done, len(points))
+        drawn = FaultMap.sample(network, config, site="array", rate=settings.rates[i], polarity=1, seed=settings.seed + j)
+        for label, technique in techniques.items():
+            curves[label][i, j] = accuracy(technique, drawn)
+    progress("accuracy by fault rate (PyTorch)", len(points), len(points))
     plot_accuracy_by_rate(
         path,
         settings.rates,
         curves,
-        fault_free=healthy.accuracy.value,
-        title=f"{settings.network} on a {config.rows}x{config.cols} {config.multiplier.short_name} array, bits stuck at 1",
+        fault_free=accuracy("none", None),
+        title=f"{settings.network} on {config.rows}x{config.cols} {config.multiplier.short_name} multipliers, bits stuck at 1",
         rate_label="PEs whose weight register has a stuck bit",
     )
     return path

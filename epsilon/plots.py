@@ -32,7 +32,7 @@ FILLS = ("#dbe7f3", "#f6d9c4", "#cfe8dd", "#eedbe8", "#e4e2df", "#fff2c4")
 def plot_accuracy_by_rate(
     path: Path, rates: Sequence[float], curves: Mapping[str, np.ndarray], *, fault_free: float, title: str, rate_label: str
 ) -> None:
-    """Draw the mean accuracy by fault rate, with the range over the fault maps as a band.
+    """Draw the median accuracy by fault rate, with the middle half of the fault maps as a band and all of them as whiskers.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def plot_accuracy_by_rate(
     fault_free : float
         Accuracy without faults, 0..1.
     """
-    figure, axes = _figure(8.4, 4.6)
+    figure, axes = _figure(8.4, 5.0)
     x = np.asarray(rates)
     axes.axhline(fault_free, color=INK, linewidth=1, linestyle=(0, (1, 2)))
     axes.annotate(
@@ -55,9 +55,12 @@ def plot_accuracy_by_rate(
         ha="right",
         fontsize=9,
     )
-    for (name, values), (colour, marker, style) in zip(curves.items(), SERIES, strict=False):
-        axes.fill_between(x, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, values.mean(axis=1), color=colour, marker=marker, linestyle=style, linewidth=1.8, markersize=6, label=name)
+    for index, ((name, values), (colour, marker, style)) in enumerate(zip(curves.items(), SERIES, strict=False)):
+        low, lower, middle, upper, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1), axis=1)
+        axes.fill_between(x, lower, upper, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(x, middle, color=colour, marker=marker, linestyle=style, linewidth=1.8, markersize=6, label=name)
+        # Side by side, so that no whisker hides another.
+        axes.vlines(x + (index - (len(curves) - 1) / 2) * 0.012 * x.max(), low, high, color=colour, linewidth=1.1, linestyle=style)
     axes.set_xlabel(rate_label)
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.06)
@@ -65,7 +68,9 @@ def plot_accuracy_by_rate(
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(color="#d8dee4", linewidth=0.6)
     maps = next(iter(curves.values())).shape[1]
-    axes.legend(title=f"mean, and range over {maps} fault maps", frameon=False, loc="lower left", title_fontsize=9, fontsize=9)
+    heading = f"median, middle half (band) and range (lines) of {maps} fault maps"
+    style = {"frameon": False, "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
+    axes.legend(title=heading, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, **style)
     _save(figure, path, title)
 
 
@@ -81,30 +86,31 @@ def plot_stuck_and_repaired(
     errors : dict of str to float (rows, cols)
         Mean absolute error of the codes that each PE's multiplier sees, one panel per entry.
     """
-    panels = 1 + len(errors)
-    figure = Figure(figsize=(3.5 * panels + 0.7, 4.3), layout="constrained")
+    across = min(3, 1 + len(errors))
+    down = -(-(1 + len(errors)) // across)
+    figure = Figure(figsize=(3.3 * across + 0.8, 3.5 * down + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, panels)
+    panels = figure.subplots(down, across, squeeze=False).flatten()
     marked = np.array([[bool(text) for text in row] for row in stuck_bits])
-    grid[0].imshow(np.where(marked, 0.45, 0.0), cmap="Greys", vmin=0, vmax=1)
-    _cells(grid[0], stuck_bits, np.where(marked, 0.45, 0.0))
-    grid[0].set_title(f"stuck PEs ({int(marked.sum())} of {marked.size})", fontsize=10)
+    panels[0].imshow(np.where(marked, 0.45, 0.0), cmap="Greys", vmin=0, vmax=1)
+    _cells(panels[0], stuck_bits, np.where(marked, 0.45, 0.0))
+    panels[0].set_title(f"stuck bit ({int(marked.sum())} of {marked.size} PEs)", fontsize=10)
     top = max(1e-9, *(float(values.max()) for values in errors.values()))
-    image = None
-    for axes, (name, values) in zip(grid[1:], errors.items(), strict=True):
+    for axes, (name, values) in zip(panels[1:], errors.items(), strict=False):
         image = axes.imshow(values, cmap="Greys", vmin=0, vmax=top)
-        _cells(
-            axes, [[_short(v, m) for v, m in zip(*pair, strict=True)] for pair in zip(values, marked, strict=True)], values / top
-        )
+        texts = [[_short(*cell) for cell in zip(*row, strict=True)] for row in zip(values, marked, strict=True)]
+        _cells(axes, texts, values / top)
         axes.set_title(f"{name}: mean {values.mean():.2f}", fontsize=10)
-    for axes in grid:
-        rows, cols = marked.shape
+    rows, cols = marked.shape
+    for index, axes in enumerate(panels):
+        axes.set_visible(index <= len(errors))
         axes.set_xticks(range(cols))
         axes.set_yticks(range(rows))
-        axes.set_xlabel("column")
         axes.tick_params(labelsize=8, length=0)
-    grid[0].set_ylabel("row")
-    figure.colorbar(image, ax=list(grid[1:]), shrink=0.72, label=legend)
+        axes.set_xlabel("column", fontsize=9)
+        if index % across == 0:
+            axes.set_ylabel("row", fontsize=9)
+    figure.colorbar(image, ax=list(panels), shrink=0.6, label=legend)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", fontweight="bold")
     _write(figure, path)
 

@@ -136,7 +136,7 @@ def run_technique(
     faults: FaultMap | None,
     gamma: float,
     target: str | None = None,
-    detector: str = "pattern",
+    detector: str = "exact",
     lookahead: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:

@@ -97,12 +97,14 @@ def fault_map(
 
 def test_images(network: QuantizedNetwork, images: int, data: Path | None) -> Dataset:
     """Return the first images of the test split that the network was trained for."""
-    from epsilon.data import Dataset, load
+    from dataclasses import replace
+
+    from epsilon.data import load
 
     found = load(network.metadata.get("dataset", network.name), "test", data)
     if images > len(found.labels):
         raise ValueError(f"The test split has {len(found.labels)} images, not {images}")
-    return Dataset(found.images[:images], found.labels[:images])
+    return replace(found, images=found.images[:images], labels=found.labels[:images])
 
 
 def read_image(path: Path) -> torch.Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 __all__ = ["console", "new_table", "progress_bar", "write_json"]
@@ -33,38 +33,48 @@ def new_table(title: str, *columns: str, left: int = 1) -> Table:
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator:
-    """Show a bar on stderr; yields ``advance(done, what=None, total=None)``. Without a terminal, a line every now and then."""
-    err = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    if not err.is_terminal:
-        yield _Lines(err, what, total)
-        return
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(what, total=total)
+def progress_bar(what: str, total: int | None) -> Iterator[Callable]:
+    """Show a bar on stderr; without a terminal, a line per tenth.
 
-        def update(done: int, text: str | None = None, total: int | None = None) -> None:
-            progress.update(task, completed=done, **{k: v for k, v in (("description", text), ("total", total)) if v is not None})
+    Yields ``update(done, what=None, total=None, note="")``.
+    """
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield _Lines(err, what, total).update
+        return
+    note = TextColumn("{task.fields[note]}", style="dim")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note)
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(what, total=total, note="")
+
+        def update(done: int, text: str | None = None, total: int | None = None, note: str = "") -> None:
+            progress.update(task, completed=done, description=text, total=total, note=note)
 
         yield update
 
 
 class _Lines:
-    """Progress where there is no terminal: one line per tenth."""
+    """Progress where there is no terminal."""
 
     def __init__(self, err: Console, what: str, total: int | None) -> None:
         self._err, self._what, self._total, self._shown = err, what, total, -1
+        self._print(what)
 
-    def __call__(self, done: int, text: str | None = None, total: int | None = None) -> None:
+    def update(self, done: int, text: str | None = None, total: int | None = None, note: str = "") -> None:
         if text is not None and text != self._what:
-            self._what, self._shown = text, -1
-        self._total = total or self._total
+            self._what, self._total, self._shown = text, total, -1
+            if total is None:
+                self._print(text)
+        self._total = total if total is not None else self._total
         if not self._total:
             return
         tenth = 10 * done // self._total
         if tenth > self._shown:
             self._shown = tenth
-            self._err.print(f"{self._what}: {done} of {self._total}", soft_wrap=True)
+            self._print(f"{self._what}: {done} of {self._total} {note}".rstrip())
+
+    def _print(self, line: str) -> None:
+        self._err.print(line, soft_wrap=True, markup=False)
 
 
 def write_json(path: Path, values: dict) -> None:

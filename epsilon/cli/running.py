@@ -38,7 +38,10 @@ def run(
         str | None,
         typer.Option("--target", help="What nearest and invert aim at: auto, golden or map.", rich_help_panel=TECHNIQUE),
     ] = None,
-    detector: Annotated[str, typer.Option("--detector", help="pattern (Eq. 6) or exact.", rich_help_panel=TECHNIQUE)] = "pattern",
+    detector: Annotated[
+        str,
+        typer.Option("--detector", help="exact (any count of the records) or pattern (Eq. 6).", rich_help_panel=TECHNIQUE),
+    ] = "exact",
     gamma: Annotated[
         float | None,
         typer.Option("--gamma", help="Confidence of an exit, 0..1; else the network's own.", rich_help_panel=TECHNIQUE),

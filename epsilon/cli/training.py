@@ -1,5 +1,47 @@
-"""Command `train`: make the two networks of the project again."""
+"""Command `train`: make the networks of the project again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from epsilon.cli import options
+
+__all__ = ["train"]
 
 
-def train() -> None:
-    pass
+def train(
+    name: Annotated[str, typer.Argument(metavar="digits|mnist", help="Which network.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The network file. [default: NAME.safetensors]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes in floating point; else the recipe's.")] = None,
+    tuning_epochs: Annotated[int | None, typer.Option("--tuning-epochs", help="Passes as integers; else the recipe's.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides everything that is random.")] = 0,
+    data: options.Data = None,
+) -> None:
+    """Train, quantise and fine-tune a network; the same seed makes the same file."""
+    from epsilon import train as training
+    from epsilon.cli.output import console, new_table, progress_bar
+
+    output = Path(f"{name}.safetensors") if output is None else output
+    if name in training.names() and not output.parent.is_dir():
+        raise ValueError(f"There is no folder {output.parent} for the network file")
+    with progress_bar("training", None) as update:
+        network = training.train(
+            name,
+            data,
+            epochs=epochs,
+            tuning_epochs=tuning_epochs,
+            seed=seed,
+            out=output,
+            progress=lambda what, done, total, figures: update(done, what, total, figures),
+        )
+    tested = network.metadata["accuracy"]["test"]
+    table = new_table(f"{output}: fault-free, {tested['images']} test images", "multiplier", "accuracy", "each exit", "gamma")
+    for key, found in tested["by_multiplier"].items():
+        each = " ".join(f"{100 * accuracy:.1f}" for accuracy in found["exits"])
+        table.add_row(key, f"{100 * found['multi_exit']:.2f} %", each, f"{network.metadata['gamma'][key]:.2f}")
+    console().print(table)
