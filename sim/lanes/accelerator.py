@@ -1,0 +1,250 @@
+"""The accelerator in bit lanes: as many simulated accelerators as lanes, each with an image, or a fault map, of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from epsilon.accelerator import ScanRecords, StuckBits
+from epsilon.config import ArrayConfig
+from epsilon.executor import Execution, Observer
+from epsilon.faults import FaultMap
+from epsilon.network import QuantizedNetwork
+from sim import program as streams
+from sim.driver import ArrayDriver, TilePass
+from sim.lanes.model import LaneProgram, LanesModel
+from sim.program import Program, Run
+from sim.tiling import Gemm
+
+__all__ = ["FaultLanes", "LanesAccelerator"]
+
+
+class LanesAccelerator(ArrayDriver):
+    """Implements ``Accelerator`` on bit lanes: image i of a batch runs on lane i, all weights and faults are the same in every lane.
+
+    Every lane is an accelerator that takes as many cycles for its image as any other accelerator would. The counters are those of
+    one accelerator that ran all images: the cycles of one image times the number of images; lanes without an image count nothing.
+    What all lanes do alike, scanning and probing, is counted once.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+    lanes : int or None
+        Images that run at once; larger batches are run in parts. None: what suits the processor and the threads.
+    threads : int
+        Cores that share the lanes.
+    backend : str
+        See ``sim.lanes.model.LanesModel``.
+
+    Raises
+    ------
+    ValueError
+        For lanes, threads or a back end that the model refuses, and when a tool of the build is missing or fails (``ToolError``).
+    """
+
+    def __init__(self, config: ArrayConfig, *, lanes: int | None = None, threads: int = 1, backend: str = "auto") -> None:
+        super().__init__(config)
+        self._model = LanesModel(config, lanes=lanes, threads=threads, backend=backend)
+
+    @property
+    def lanes(self) -> int:
+        """Images that run at once."""
+        return self._model.lanes
+
+    def run_layer(self, layer: str, activations: torch.Tensor) -> torch.Tensor:
+        """Return the accumulators of a layer, int32, without bias; see ``Accelerator.run_layer``."""
+        if len(activations) <= self.lanes:
+            return super().run_layer(layer, activations)
+        return torch.cat([super(LanesAccelerator, self).run_layer(layer, part) for part in activations.split(self.lanes)])
+
+    def passes(self, images: int) -> int:
+        """Return 1: the images of a program run side by side."""
+        return 1
+
+    def execute(self, program: Program, *, expected_cycles: int) -> Run:
+        """Run a program on all lanes at once, its images on the first ones."""
+        images = program.images
+        activations = program.activations
+        if images > 1:
+            activations = activations.reshape(images, -1, activations.shape[-1])
+            if images < self.lanes:
+                idle = np.zeros((self.lanes - images, *activations.shape[1:]), np.uint8)
+                activations = np.concatenate([activations, idle])
+        run = self._model.run(
+            LaneProgram(
+                commands=program.commands,
+                weights=program.weights,
+                activations=activations,
+                faults=program.faults,
+                results=program.results // images,
+                readback=program.readback,
+                signatures=program.signatures,
+            ),
+            max_cycles=2 * expected_cycles + 1000,
+        )
+        results = run.results[:images]
+        return Run(
+            results=results.reshape(-1, results.shape[-1]),
+            readback=self._common(run.readback),
+            signatures=self._common(run.signatures),
+            busy_cycles=images * run.busy_cycles,
+            clock_cycles=run.clock_cycles,
+        )
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()
+
+    def _common(self, beats: np.ndarray) -> np.ndarray:
+        """Return the beats (beats, bytes) of lanes (lanes, beats, bytes) that all do the same."""
+        return np.ascontiguousarray(beats[0])
+
+
+class FaultLanes:
+    """A network on many faulty accelerators at once, one fault map per lane.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+    network : QuantizedNetwork
+    lanes, threads, backend
+        As of ``LanesAccelerator``.
+
+    Raises
+    ------
+    ValueError
+        When the array is built without fault injection.
+    """
+
+    def __init__(
+        self, config: ArrayConfig, network: QuantizedNetwork, *, lanes: int | None = None, threads: int = 1, backend: str = "auto"
+    ) -> None:
+        if not config.fault_injection:
+            raise ValueError("The accelerator is built without fault injection, so no fault can be set")
+        self.network = network
+        self._driver = _OwnFaults(config, lanes=lanes, threads=threads, backend=backend)
+        self._driver.load(network)
+
+    @property
+    def lanes(self) -> int:
+        """Fault maps that are simulated at once."""
+        return self._driver.lanes
+
+    def run(
+        self,
+        codes: torch.Tensor,
+        fault_maps: Sequence[FaultMap],
+        *,
+        observer: Observer | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the logits of every exit, float64 (maps, classes).
+
+        Parameters
+        ----------
+        codes : int8 (1, C, H, W) or (maps, C, H, W)
+            One image for all maps, or an image for each.
+        fault_maps : sequence of FaultMap
+            Any number; as many at once as there are lanes.
+        observer : callable, optional
+            Called after every weighted layer, for each part of the maps in turn; see ``epsilon.executor.Observer``.
+        progress : callable, optional
+            Called with the maps done and all maps.
+        """
+        if len(codes) not in (1, len(fault_maps)):
+            raise ValueError(f"There must be one image, or one for each of the {len(fault_maps)} fault maps, not {len(codes)}")
+        found: list[list[torch.Tensor]] = [[] for _ in self.network.exits]
+        for start, part in self._parts(fault_maps):
+            own = codes.expand(len(part), *codes.shape[1:]) if len(codes) == 1 else codes[start : start + len(part)]
+            self._driver.set_lane_faults(part)
+            execution = Execution(self._driver, own, observer)
+            for index, logits in enumerate(found):
+                logits.append(execution.exit(index))
+            if progress is not None:
+                progress(start + len(part), len(fault_maps))
+        return tuple(torch.cat(logits) for logits in found)
+
+    def read_records(self, fault_maps: Sequence[FaultMap]) -> list[dict[str, ScanRecords]]:
+        """Return what the signature unit counts with each fault map, layer by layer."""
+        found = []
+        for _, part in self._parts(fault_maps):
+            self._driver.set_lane_faults(part)
+            records = self._driver.read_lane_records()
+            found += records[: len(part)]
+        return found
+
+    def close(self) -> None:
+        """Free the model."""
+        self._driver.close()
+
+    def _parts(self, fault_maps: Sequence[FaultMap]) -> Iterator[tuple[int, Sequence[FaultMap]]]:
+        if not len(fault_maps):
+            raise ValueError("A campaign needs at least one fault map")
+        for start in range(0, len(fault_maps), self.lanes):
+            yield start, fault_maps[start : start + self.lanes]
+
+
+class _OwnFaults(LanesAccelerator):
+    """The driver of lanes with different faults: masks, read words and records have a lane axis behind that of the beats."""
+
+    def __init__(self, config: ArrayConfig, **options) -> None:
+        super().__init__(config, **options)
+        self._maps: Sequence[FaultMap] = ()
+
+    def load(self, network: QuantizedNetwork) -> None:
+        super().load(network)
+        self._records = [np.zeros((len(tiles), self.lanes, tiles.shape[1]), np.uint8) for tiles in self._records]
+
+    def set_lane_faults(self, maps: Sequence[FaultMap]) -> None:
+        """Give every lane its own faults, those without a map none."""
+        for faults in maps:
+            faults.require_fit(self.network, self.config)
+        self._maps = maps
+        self._beats.clear()
+        self._state.faults_changed()
+        rows, cols = self.config.rows, self.config.cols
+        masks = np.zeros((self.lanes, rows, cols), np.uint16)
+        for lane, faults in enumerate(maps):
+            if faults.has_array:
+                sa0, sa1 = faults.array_masks(rows, cols)
+                masks[lane] = sa0.astype(np.uint16) | sa1.astype(np.uint16) << 8
+        self._run(
+            TilePass.nothing(1),
+            commands=streams.command_beats(vectors=np.zeros(1, int), masks=1),
+            weights=np.zeros((rows, 2 * cols), np.uint8),
+            faults=streams.tile_beats(masks).reshape(self.lanes, rows, 2 * cols),
+            vectors=[0],
+        )
+
+    def read_lane_records(self) -> list[dict[str, ScanRecords]]:
+        """Return every lane's records of all layers."""
+        for layer in self._state.stale:
+            self._load_pass(layer, readback=False)
+        self._flush()
+        self._state.checked()
+        collected = []
+        for lane in range(len(self._maps)):
+            tiles = {layer.name: self._records[index][:, lane] for index, layer in enumerate(self.network.weighted)}
+            collected.append({name: self._collect_records(self._memory.layer(name), beats) for name, beats in tiles.items()})
+        return collected
+
+    @property
+    def stuck_per_weight(self) -> bool:
+        """Whether stored weights of any lane have stuck bits of their own."""
+        return any(faults.has_storage for faults in self._maps)
+
+    def _layer_faults(self, layer: str, gemm: Gemm) -> np.ndarray:
+        """Return every lane's fault beats of a layer, uint8 (lanes, beats, bytes)."""
+        node = self._memory.layer(layer)
+        tile_rows = len(streams.split_matrix(self.config, gemm, np.zeros(node.matrix.shape, np.uint8))) * self.config.rows
+        beats = np.zeros((self.lanes, tile_rows, 2 * self.config.cols), np.uint8)
+        for lane, faults in enumerate(self._maps):
+            stuck: StuckBits | None = faults.stuck_bits(node, self.config)
+            if stuck is not None:
+                beats[lane] = streams.fault_beats(self.config, gemm, stuck)
+        return beats
+
+    def _common(self, beats: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(beats.swapaxes(0, 1))
