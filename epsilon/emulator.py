@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ from epsilon.config import ArrayConfig
 from epsilon.multipliers import Multiplier, Term
 from epsilon.network import Convolution, QuantizedNetwork, WeightedLayer
 from epsilon.signatures import count_records, golden_quartiles
+from epsilon.weight_memory import WeightMemory, require_activations
 
 if TYPE_CHECKING:
     from epsilon.faults import FaultMap
@@ -52,89 +53,61 @@ class Emulator:
 
         self.config = config
         self.device = torch.device(device)
-        self._network: QuantizedNetwork | None = None
-        self._faults: FaultMap | None = None
-        self._layers: dict[str, _LayerState] = {}
+        self._memory = WeightMemory(config)
+        self._derived: dict[str, _Derived] = {}
         self._ledger = CycleLedger(config)
 
     @property
     def network(self) -> QuantizedNetwork:
         """The network in the weight memory."""
-        if self._network is None:
-            raise ValueError("The accelerator holds no network: load one first")
-        return self._network
+        return self._memory.network
 
     def load(self, network: QuantizedNetwork) -> None:
         """Write the network's weights into the weight memory, flags clear; faults stay."""
-        if self._faults is not None:
-            self._faults.require_fit(network, self.config)
-        self._network = network
-        self._layers = {layer.name: _LayerState(layer) for layer in network.weighted}
+        self._memory.load(network)
+        self._derived.clear()
         self._ledger.load(network)
 
     def set_faults(self, faults: FaultMap | None) -> None:
         """Make these the stuck bits of the weight registers (None: no fault)."""
-        if faults is not None and not len(faults):
-            faults = None
-        if faults is not None and not self.config.fault_injection:
-            raise ValueError("The accelerator is built without fault injection, so no fault can be set")
-        if faults is not None:
-            if self._network is not None:
-                faults.require_fit(self._network, self.config)
-            else:
-                faults.array_masks(self.config.rows, self.config.cols)
-        self._faults = faults
-        for state in self._layers.values():
-            state.forget()
+        self._memory.set_faults(faults)
+        self._derived.clear()
         self._ledger.faults_changed()
 
     def run_layer(self, layer: str, activations: torch.Tensor) -> torch.Tensor:
         """Return the accumulators of a layer, int32, without bias; see ``Accelerator.run_layer``."""
-        state = self._state(layer)
-        _require_activations(state.layer, activations)
-        if state.packed is None:
-            state.packed = _Packed(state.layer, self._seen(state), self.config.multiplier, self.device)
-        sums = state.packed.run(activations.to(self.device)).to(activations.device)
+        derived = self._of(layer)
+        require_activations(derived.layer, activations)
+        if derived.packed is None:
+            derived.packed = _Packed(derived.layer, derived.seen, self.config.multiplier, self.device)
+        sums = derived.packed.run(activations.to(self.device)).to(activations.device)
         self._ledger.run(layer, tuple(activations.shape[1:]), activations.shape[0])
         return sums
 
     def read_records(self) -> dict[str, ScanRecords]:
         """Return what the signature unit counts of every layer's weights as they are now."""
-        for state in self._layers.values():
-            if state.records is None:
-                state.records = count_records(self._seen(state), state.golden)
         self._ledger.scan()
-        return {name: state.records for name, state in self._layers.items()}
+        return {layer.name: self._of(layer.name).records for layer in self.network.weighted}
 
     def read_weights(self, layer: str) -> np.ndarray:
         """Return the layer's weights as the multipliers see them, int8 (N, K)."""
-        seen = self._seen(self._state(layer)).copy()
+        seen = self._of(layer).seen.copy()
         self._ledger.read(layer)
         return seen
 
     def probe(self, layer: str) -> StuckBits:
         """Return the stuck bits under each weight of the layer."""
-        state = self._state(layer)
-        stuck = self._stuck(state)
-        self._ledger.probe(layer, self._faults is not None and self._faults.has_storage)
+        shape = self._memory.layer(layer).matrix.shape
+        stuck = self._memory.stuck(layer)
+        self._ledger.probe(layer, self._memory.stuck_per_weight)
         if stuck is None:
-            none = np.zeros(state.words.code.shape, dtype=np.uint8)
-            return StuckBits(none, none.copy())
+            return StuckBits(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
         return StuckBits(stuck.sa0.copy(), stuck.sa1.copy())
 
     def write_weights(self, layer: str, words: WeightWords) -> None:
         """Replace the layer's words in the weight memory."""
-        state = self._state(layer)
-        shape = state.words.code.shape
-        for name, dtype in (("code", np.int8), ("invert", np.bool_), ("bypass", np.bool_)):
-            part = getattr(words, name)
-            if part.shape != shape or part.dtype != dtype:
-                wanted = f"{np.dtype(dtype)} {shape}"
-                raise ValueError(f"The {name} of layer {layer}'s words must be {wanted}, not {part.dtype} {part.shape}")
-        if not self.config.repair and (words.invert.any() or words.bypass.any()):
-            raise ValueError("The accelerator is built without the repair flags, so no word can be inverted or bypassed")
-        state.words = WeightWords(words.code.copy(), words.invert.copy(), words.bypass.copy())
-        state.forget()
+        self._memory.write(layer, words)
+        self._derived.pop(layer, None)
         self._ledger.written(layer)
 
     def counters(self) -> Counters:
@@ -145,37 +118,24 @@ class Emulator:
         """Set all counters to zero."""
         self._ledger.reset()
 
-    def _state(self, name: str) -> _LayerState:
-        if name not in self._layers:
-            known = ", ".join(layer.name for layer in self.network.weighted)
-            raise ValueError(f"The network has no weighted layer {name!r}; it has {known}")
-        return self._layers[name]
-
-    def _stuck(self, state: _LayerState) -> StuckBits | None:
-        if state.stuck is None and self._faults is not None:
-            state.stuck = self._faults.stuck_bits(state.layer, self.config)
-        return state.stuck
-
-    def _seen(self, state: _LayerState) -> np.ndarray:
-        if state.seen is None:
-            state.seen = seen_by_multiplier(state.words, self._stuck(state))
-        return state.seen
+    def _of(self, name: str) -> _Derived:
+        if name not in self._derived:
+            layer = self._memory.layer(name)
+            self._derived[name] = _Derived(layer, seen_by_multiplier(self._memory.words(name), self._memory.stuck(name)))
+        return self._derived[name]
 
 
-class _LayerState:
-    """A layer's words in the weight memory, and what follows from them and from the faults."""
+@dataclass(eq=False)
+class _Derived:
+    """What follows from a layer's words and faults, until either changes."""
 
-    def __init__(self, layer: WeightedLayer) -> None:
-        self.layer = layer
-        self.golden = golden_quartiles(layer)
-        self.words = WeightWords.plain(layer.matrix.copy())
-        self.forget()
+    layer: WeightedLayer
+    seen: np.ndarray
+    packed: _Packed | None = None
 
-    def forget(self) -> None:
-        self.stuck: StuckBits | None = None
-        self.seen: np.ndarray | None = None
-        self.records: ScanRecords | None = None
-        self.packed: _Packed | None = None
+    @cached_property
+    def records(self) -> ScanRecords:
+        return count_records(self.seen, golden_quartiles(self.layer))
 
 
 class _Packed:
@@ -331,17 +291,3 @@ def _float32_is_exact(device: torch.device) -> bool:
         if not (torch.equal(convolved, wanted) and torch.equal(multiplied, wanted)):
             return False
     return True
-
-
-def _require_activations(layer: WeightedLayer, activations: torch.Tensor) -> None:
-    if activations.dtype != torch.int8:
-        raise ValueError(f"The activations of layer {layer.name} must be int8, not {activations.dtype}")
-    if isinstance(layer, Convolution):
-        channels = layer.weight.shape[1] * layer.groups
-        fits = activations.dim() == 4 and activations.shape[1] == channels
-        wanted = f"(batch, {channels}, height, width)"
-    else:
-        fits = activations.dim() == 2 and activations.shape[1] == layer.weight.shape[1]
-        wanted = f"(batch, {layer.weight.shape[1]})"
-    if not fits:
-        raise ValueError(f"The activations of layer {layer.name} must be {wanted}, not {tuple(activations.shape)}")

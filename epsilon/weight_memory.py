@@ -8,12 +8,14 @@ import numpy as np
 
 from epsilon.accelerator import StuckBits, WeightWords
 from epsilon.config import ArrayConfig
-from epsilon.network import QuantizedNetwork, WeightedLayer
+from epsilon.network import Convolution, QuantizedNetwork, WeightedLayer
 
 if TYPE_CHECKING:
+    import torch
+
     from epsilon.faults import FaultMap
 
-__all__ = ["WeightMemory"]
+__all__ = ["WeightMemory", "require_activations"]
 
 
 class WeightMemory:
@@ -96,3 +98,18 @@ class WeightMemory:
         if name not in self._stuck:
             self._stuck[name] = None if self.faults is None else self.faults.stuck_bits(layer, self.config)
         return self._stuck[name]
+
+
+def require_activations(layer: WeightedLayer, activations: torch.Tensor) -> None:
+    """Raise ValueError where activations are not int8 of the shape that a layer takes."""
+    if str(activations.dtype) != "torch.int8":
+        raise ValueError(f"The activations of layer {layer.name} must be int8, not {activations.dtype}")
+    if isinstance(layer, Convolution):
+        channels = layer.weight.shape[1] * layer.groups
+        fits = activations.dim() == 4 and activations.shape[1] == channels
+        wanted = f"(batch, {channels}, height, width)"
+    else:
+        fits = activations.dim() == 2 and activations.shape[1] == layer.weight.shape[1]
+        wanted = f"(batch, {layer.weight.shape[1]})"
+    if not fits:
+        raise ValueError(f"The activations of layer {layer.name} must be {wanted}, not {tuple(activations.shape)}")

@@ -49,7 +49,7 @@ class Accumulators(wiring.Component):
         psums = Signal(self._shape)
         written = Signal(range(depth))
         m.d.sync += [tag.eq(self.tag), psums.eq(self.psums), written.eq(index)]
-        for total, psum, kept in zip(self.o, psums, read.data):
+        for total, psum, kept in zip(self.o, psums, read.data, strict=True):
             m.d.comb += total.eq(psum + Mux(tag.first, 0, kept))
         m.d.comb += [
             self.o_valid.eq(tag.valid & tag.last),

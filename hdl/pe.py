@@ -53,12 +53,13 @@ def pe_signature(config: ArrayConfig) -> wiring.Signature:
 class ProcessingElement(wiring.Component):
     """Add ``multiply(activation, seen)`` to the partial sum from above.
 
-    ``seen = bypass ? 0 : ((weight & ~sa0) | sa1) ^ (invert ? 0xFF : 0)`` is what the multiplier sees of the active register. At a swap
-    the shift register becomes active and *seen*, stuck bits included, takes its place; later shifts carry it out at the bottom.
+    ``seen = bypass ? 0 : ((weight & ~sa0) | sa1) ^ (invert ? 0xFF : 0)`` is what the multiplier sees of the active register. At a
+    swap the shift register becomes active and *seen*, stuck bits included, takes its place; later shifts carry it out at the
+    bottom.
 
-    Every PE does at cycle t + row + column what PE (0, 0) does at cycle t. So each path to a neighbour has exactly one register: the
-    activation and operation registers to the right, the partial sum and the chain's link register downwards. There is no flow
-    control inside the array: whoever issues an operation has made sure that its results will be taken.
+    Every PE does at cycle t + row + column what PE (0, 0) does at cycle t. So each path to a neighbour has exactly one register:
+    the activation and operation registers to the right, the partial sum and the chain's link register downwards. There is no
+    flow control inside the array: whoever issues an operation has made sure that its results will be taken.
 
     Parameters
     ----------

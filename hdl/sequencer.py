@@ -169,7 +169,7 @@ class Sequencer(wiring.Component):
             self.scan.start.eq(first_beat),
             self.scanned.eq(leaving),
         ]
-        for source, target in zip(self.weights.payload, self.col_words):
+        for source, target in zip(self.weights.payload, self.col_words, strict=True):
             m.d.sync += [
                 target.weight.eq(source.weight),
                 target.invert.eq(source.invert),

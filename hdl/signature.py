@@ -16,8 +16,8 @@ __all__ = ["SignatureUnit"]
 class SignatureUnit(wiring.Component):
     """Count zeros, sum, sum of squares and codes not above each quartile, per column of each tile that leaves the array.
 
-    A tile leaves bottom row first. Rows and columns that hold no weight of the layer (``rows``, ``cols`` of its command) are left out
-    of the record; the readback has all of them.
+    A tile leaves bottom row first. Rows and columns that hold no weight of the layer (``rows``, ``cols`` of its command) are left
+    out of the record; the readback has all of them.
 
     Members
     -------
@@ -86,7 +86,7 @@ class SignatureUnit(wiring.Component):
                     record.total.eq(so_far.total.as_signed() + weight),
                     record.squares.eq(so_far.squares + (weight * weight).as_unsigned()),
                 ]
-                for count, before, quartile in zip(record.at_most, so_far.at_most, command.quartiles):
+                for count, before, quartile in zip(record.at_most, so_far.at_most, command.quartiles, strict=True):
                     m.d.comb += count.eq(before + (weight <= quartile.as_signed()))
             with m.If(self.scan.valid):
                 m.d.sync += so_far.eq(Mux(last_row, 0, record))

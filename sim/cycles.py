@@ -1,7 +1,7 @@
 """The closed-form cycle model of the accelerator, equal to the RTL's own counter when no stream makes it wait.
 
-While a tile runs its vectors, one per cycle, the next one shifts in, ``rows`` words and one cycle for the swap. So tiles follow each
-other at the larger of the two, the first is preceded by its load, and the last is followed by the way through the array.
+While a tile runs its vectors, one per cycle, the next one shifts in, ``rows`` words and one cycle for the swap. So tiles follow
+each other at the larger of the two, the first is preceded by its load, and the last is followed by the way through the array.
 """
 
 from __future__ import annotations

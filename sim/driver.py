@@ -17,20 +17,20 @@ from epsilon.config import ArrayConfig
 from epsilon.faults import FaultMap
 from epsilon.network import Convolution, QuantizedNetwork, WeightedLayer
 from epsilon.signatures import golden_quartiles
-from epsilon.weight_memory import WeightMemory
+from epsilon.weight_memory import WeightMemory, require_activations
 from sim import cycles
 from sim import program as streams
 from sim.ledger import ScanState
 from sim.program import Program, Run
 from sim.tiling import Gemm, Tile, gemm_of, tiles, weight_tiles
 
-__all__ = ["ArrayDriver"]
+__all__ = ["ArrayDriver", "TilePass"]
 
 NONE = -1
 
 
 @dataclass(frozen=True, eq=False)
-class _Pass:
+class TilePass:
     """The tiles of one program, as the scan chain will see them: whose they are, and what of them is reported.
 
     ``layer`` index into the network's weighted layers (NONE: nobody's), ``tile`` index of the weight tile, ``signature`` and
@@ -42,17 +42,17 @@ class _Pass:
     signature: np.ndarray
     readback: np.ndarray
 
-    def __add__(self, other: _Pass) -> _Pass:
-        return _Pass(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: TilePass) -> TilePass:
+        return TilePass(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def __getitem__(self, part: slice) -> _Pass:
-        return _Pass(*(values[part] for values in vars(self).values()))
+    def __getitem__(self, part: slice) -> TilePass:
+        return TilePass(*(values[part] for values in vars(self).values()))
 
-    def repeated(self, times: int) -> _Pass:
-        return _Pass(*(np.tile(values, times) for values in vars(self).values()))
+    def repeated(self, times: int) -> TilePass:
+        return TilePass(*(np.tile(values, times) for values in vars(self).values()))
 
     @classmethod
-    def nothing(cls, count: int) -> _Pass:
+    def nothing(cls, count: int) -> TilePass:
         none = np.zeros(count, dtype=bool)
         return cls(np.full(count, NONE), np.zeros(count, dtype=int), none, none)
 
@@ -74,16 +74,25 @@ class ArrayDriver(ABC):
         self._beats: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._array_stuck: tuple[np.ndarray, np.ndarray] | None = None
         # The array holds two tiles that no later one has pushed out yet.
-        self._inside = _Pass.nothing(cycles.FLUSH_TILES)
+        self._inside = TilePass.nothing(cycles.FLUSH_TILES)
 
     @abstractmethod
     def execute(self, program: Program, *, expected_cycles: int) -> Run:
         """Run a program until the accelerator is idle; ``expected_cycles`` per image by the cycle model."""
 
+    def passes(self, images: int) -> int:
+        """Return how often a program's tiles go through the array for so many images: each loads the weights anew."""
+        return images
+
     @property
     def network(self) -> QuantizedNetwork:
         """The network in the weight memory."""
         return self._memory.network
+
+    @property
+    def stuck_per_weight(self) -> bool:
+        """Whether stored weights have stuck bits of their own, which then come with every tile."""
+        return self._memory.stuck_per_weight
 
     def load(self, network: QuantizedNetwork) -> None:
         """Write the network's weights into the weight memory, flags clear; faults stay."""
@@ -111,7 +120,7 @@ class ArrayDriver(ABC):
         masks = streams.tile_beats((sa0.astype(np.uint16) | sa1.astype(np.uint16) << 8)[None])
         # Instrumentation: the cycles of this program are nobody's.
         self._run(
-            _Pass.nothing(1),
+            TilePass.nothing(1),
             commands=streams.command_beats(vectors=np.zeros(1, int), masks=1),
             weights=np.zeros((rows, 2 * cols), np.uint8),
             faults=masks,
@@ -121,6 +130,7 @@ class ArrayDriver(ABC):
     def run_layer(self, layer: str, activations: torch.Tensor) -> torch.Tensor:
         """Return the accumulators of a layer, int32, without bias; see ``Accelerator.run_layer``."""
         node = self._memory.layer(layer)
+        require_activations(node, activations)
         vectors, out_shape = _unfold(node, activations.cpu().numpy())
         batch = len(vectors)
         gemm = gemm_of(node, tuple(activations.shape[1:]))
@@ -131,9 +141,7 @@ class ArrayDriver(ABC):
         weights, faults = self._layer_beats(layer, gemm)
         chunks = int(plan.vectors_from.max()) // self.config.accumulator_depth + 1
         run = self._run(
-            _Pass(
-                np.where(first_chunk, self._index[layer], NONE), plan.weight_tile, first_chunk, np.zeros(len(first_chunk), dtype=bool)
-            ),
+            TilePass(np.where(first_chunk, self._index[layer], NONE), plan.weight_tile, first_chunk, np.zeros_like(first_chunk)),
             commands=self._commands(plan, layer, first_chunk, readback=False),
             weights=np.tile(weights, (chunks, 1)),
             faults=np.tile(faults, (chunks, 1)),
@@ -153,7 +161,7 @@ class ArrayDriver(ABC):
             self._add_scan(self._load_pass(layer, readback=False))
         self._add_scan(self._flush())
         self._state.checked()
-        return {layer.name: self._collect_records(layer) for layer in self.network.weighted}
+        return {layer.name: self._collect_records(layer, beats) for layer, beats in zip(self.network.weighted, self._records, strict=True)}
 
     def read_weights(self, layer: str) -> np.ndarray:
         """Return the layer's weights as the multipliers see them, int8 (N, K), read back through the scan chain."""
@@ -168,7 +176,7 @@ class ArrayDriver(ABC):
         """Return the stuck bits under each weight of the layer, found by loading 0x00 and 0xFF."""
         node = self._memory.layer(layer)
         gemm = self._weights_of[layer]
-        if self._memory.stuck_per_weight:
+        if self.stuck_per_weight:
             tile_count = len(_weight_tiles(self.config, gemm))
             _, faults = self._layer_beats(layer, gemm)
             # Each tile's faults come twice, with either pattern.
@@ -203,12 +211,15 @@ class ArrayDriver(ABC):
         if layer not in self._beats:
             weights = streams.weight_beats(self.config, gemm, self._memory.words(layer))
             faults = np.zeros((0, 2 * self.config.cols), np.uint8)
-            if self._memory.stuck_per_weight:
-                node = self._memory.layer(layer)
-                none = np.zeros(node.matrix.shape, np.uint8)
-                faults = streams.fault_beats(self.config, gemm, self._memory.stuck(layer) or StuckBits(none, none))
+            if self.stuck_per_weight:
+                faults = self._layer_faults(layer, gemm)
             self._beats[layer] = weights, faults
         return self._beats[layer]
+
+    def _layer_faults(self, layer: str, gemm: Gemm) -> np.ndarray:
+        """Return the layer's fault beats."""
+        none = np.zeros(self._memory.layer(layer).matrix.shape, np.uint8)
+        return streams.fault_beats(self.config, gemm, self._memory.stuck(layer) or StuckBits(none, none))
 
     def _commands(self, plan: _Plan, layer: str, signature: np.ndarray, *, readback: bool) -> np.ndarray:
         return streams.command_beats(
@@ -217,7 +228,7 @@ class ArrayDriver(ABC):
             cols=plan.cols,
             first=plan.first,
             last=plan.last,
-            masks=int(self._memory.stuck_per_weight),
+            masks=int(self.stuck_per_weight),
             readback=int(readback),
             signature=signature,
             quartiles=self._quartiles[layer],
@@ -232,7 +243,7 @@ class ArrayDriver(ABC):
         count = len(plan)
         yes = np.ones(count, dtype=bool)
         return self._run(
-            _Pass(np.full(count, self._index[layer]), np.arange(count), yes, yes & readback) + _Pass.nothing(cycles.FLUSH_TILES),
+            TilePass(np.full(count, self._index[layer]), np.arange(count), yes, yes & readback) + TilePass.nothing(cycles.FLUSH_TILES),
             commands=np.concatenate([self._commands(plan, layer, yes, readback=readback), self._flush_commands()]),
             weights=np.concatenate([weights, self._flush_weights()]),
             faults=faults,
@@ -244,9 +255,9 @@ class ArrayDriver(ABC):
         rows, cols = self.config.rows, self.config.cols
         patterns = np.tile(np.array([0x00, 0xFF], np.uint16), tile_count)
         weights = streams.tile_beats(np.broadcast_to(patterns[:, None, None], (2 * tile_count, rows, cols)))
-        none = np.zeros(2 * tile_count, dtype=bool)
+        probing = replace(TilePass.nothing(2 * tile_count), readback=np.ones(2 * tile_count, dtype=bool))
         run = self._run(
-            _Pass(np.full(2 * tile_count, NONE), np.zeros(2 * tile_count, dtype=int), none, ~none) + _Pass.nothing(cycles.FLUSH_TILES),
+            probing + TilePass.nothing(cycles.FLUSH_TILES),
             commands=np.concatenate(
                 [
                     streams.command_beats(vectors=np.zeros(2 * tile_count, int), masks=int(faults is not None), readback=1),
@@ -263,7 +274,7 @@ class ArrayDriver(ABC):
 
     def _flush(self) -> Run:
         return self._run(
-            _Pass.nothing(cycles.FLUSH_TILES),
+            TilePass.nothing(cycles.FLUSH_TILES),
             commands=self._flush_commands(),
             weights=self._flush_weights(),
             faults=np.zeros((0, 2 * self.config.cols), np.uint8),
@@ -276,11 +287,11 @@ class ArrayDriver(ABC):
     def _flush_weights(self) -> np.ndarray:
         return np.zeros((cycles.FLUSH_TILES * self.config.rows, 2 * self.config.cols), np.uint8)
 
-    def _run(self, tile_pass: _Pass, *, commands, weights, faults, vectors, activations=None, results=0, images=1) -> Run:
+    def _run(self, tile_pass: TilePass, *, commands, weights, faults, vectors, activations=None, results=0, images=1) -> Run:
         """Execute a program, and file the records of the tiles that it pushed out of the array."""
         if activations is None:
             activations = np.zeros((0, self.config.rows), np.uint8)
-        sequence = self._inside + tile_pass.repeated(images)
+        sequence = self._inside + tile_pass.repeated(self.passes(images))
         leaving = sequence[: -cycles.FLUSH_TILES]
         program = Program(
             commands=commands,
@@ -302,10 +313,10 @@ class ArrayDriver(ABC):
                 self._records[index][leaving.tile[reported][mine]] = run.signatures[mine]
         return run
 
-    def _collect_records(self, layer: WeightedLayer) -> ScanRecords:
-        """Return the records of a layer's tiles, summed over the tiles of the reduction."""
+    def _collect_records(self, layer: WeightedLayer, tiles: np.ndarray) -> ScanRecords:
+        """Return the records (tiles, bytes) of a layer's tiles, summed over the tiles of the reduction."""
         gemm = self._weights_of[layer.name]
-        beats = streams.records_of(self.config, self._records[self._index[layer.name]])
+        beats = streams.records_of(self.config, np.ascontiguousarray(tiles))
         row_tiles = -(-gemm.reduction // self.config.rows)
 
         def per_output(values: np.ndarray) -> np.ndarray:
@@ -370,16 +381,9 @@ def _loading(layer: WeightedLayer) -> Gemm:
 
 def _unfold(layer: WeightedLayer, activations: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return activation vectors, int8 (batch, groups, M, K), and the shape of one image's accumulators."""
-    if activations.dtype != np.int8:
-        raise ValueError(f"Activations of layer {layer.name} must be int8, not {activations.dtype}")
     outputs, reduction = layer.matrix.shape
     if not isinstance(layer, Convolution):
-        if activations.ndim != 2 or activations.shape[1] != reduction:
-            raise ValueError(f"Activations of layer {layer.name} must be (batch, {reduction}), not {activations.shape}")
         return activations[:, None, None, :], (outputs,)
-    channels = layer.groups * layer.weight.shape[1]
-    if activations.ndim != 4 or activations.shape[1] != channels:
-        raise ValueError(f"Activations of layer {layer.name} must be (batch, {channels}, height, width), not {activations.shape}")
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
     padded = np.pad(activations, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, layer.weight.shape[2:], axis=(2, 3))[:, :, ::stride_y, ::stride_x]

@@ -23,6 +23,7 @@ __all__ = ["SimulationError", "VerilatedModel", "build"]
 INPUTS = ("commands", "weights", "activations", "faults")
 OUTPUTS = ("results", "readback", "signatures")
 SOURCE = Path(__file__).parents[1]
+HARNESS = Path(__file__).with_name("harness.cpp")
 VERILATOR_FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--no-timing", "-Wno-fatal", "-Wno-lint"]
 CXX_FLAGS = ["-std=gnu++20", "-march=native", "-fPIC", "-fno-plt", "-w"]
 #: On the generated code -O1 is both faster to build and faster to run than -O2; what runs once needs no optimisation.
@@ -187,10 +188,10 @@ def build(config: ArrayConfig, *, trace: bool = False) -> Path:
 def _key(config: ArrayConfig, trace: bool, compiler: str, verilator_version: str) -> str:
     """Return a hash of everything that the library depends on."""
     state = hashlib.sha256()
-    facts = [config.describe(), trace, tool_version(compiler), verilator_version, VERILATOR_FLAGS, CXX_FLAGS, HOT, COLD, _processor()]
+    flags = [VERILATOR_FLAGS, CXX_FLAGS, HOT, COLD]
+    facts = [config.describe(), trace, tool_version(compiler), verilator_version, flags, _processor()]
     state.update(json.dumps(facts, sort_keys=True).encode())
-    sources = [*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py", Path(__file__), SOURCE / "sim" / "harness.cpp"]
-    for source in sources:
+    for source in (*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py", Path(__file__), HARNESS):
         state.update(source.read_bytes())
     return state.hexdigest()[:24]
 
@@ -211,7 +212,7 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator, work: P
     constants = [f"#define {name}_BYTES {(width + 7) // 8}" for name, width in verilog.port_widths(config).items()]
     constants.append(f"#define HAVE_FAULTS {int(config.fault_injection)}")
     (work / "ports.h").write_text("\n".join(constants) + "\n")
-    shutil.copy(SOURCE / "sim" / "harness.cpp", work)
+    shutil.copy(HARNESS, work)
 
     flags = [*VERILATOR_FLAGS, *(["--trace-vcd"] if trace else [])]
     if config.level == "gates":
@@ -219,7 +220,8 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator, work: P
         (work / "pe.vlt").write_text('`verilator_config\nno_inline -module "processing_element"\n')
         flags.append("pe.vlt")
     run_tool(
-        [str(verilator.program), "--cc", "--prefix", "Vtop", "--top-module", verilog.TOP_MODULE, "--Mdir", ".", *flags, "accelerator.v"],
+        [str(verilator.program), "--cc", "--prefix", "Vtop", "--top-module", verilog.TOP_MODULE, "--Mdir", "."]
+        + [*flags, "accelerator.v"],
         cwd=work,
         what="Verilator",
         env={"VERILATOR_ROOT": str(verilator.root)},
