@@ -18,7 +18,7 @@ from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
 from epsilon.plots import plot_accuracy_by_rate, plot_exits, plot_stuck_and_repaired
 from epsilon.repair import REPAIRS
-from epsilon.techniques import Outcome, gamma_of, make_accelerator, run_technique
+from epsilon.techniques import Outcome, gamma_of, opened, run_technique
 
 __all__ = ["DemoResult", "DemoRow", "DemoSettings", "best_repair", "run_demo", "weight_errors"]
 
@@ -125,28 +125,26 @@ def run_demo(settings: DemoSettings, out: Path, progress: Progress) -> DemoResul
     best = best_repair(network, settings, faults, gamma, progress)
     techniques = _techniques(best)
     programme = [("fault-free", "none", None), *((f"faulty, {label}", name, faults) for label, name in techniques.items())]
-    progress("building the array (Verilator, g++)", 0, None)
-    lockstep = Lockstep(Emulator(settings.config), make_accelerator("rtl", settings.config))
+    common = {"network": network, "codes": codes, "labels": labels, "gamma": gamma}
     rows, errors = [], {}
-    for label, technique, present in programme:
-        lockstep.begin(label)
-        common = {"faults": present, "gamma": gamma, "detector": settings.detector}
-        told = partial(progress, f"RTL: {label}")
-        rtl = run_technique(technique, lockstep, network, codes, labels, **common, progress=told)
-        twin = run_technique(technique, Emulator(settings.config), network, codes, labels, **common)
-        rows.append(DemoRow(label, rtl, twin))
-        if present is not None:
-            errors[label.removeprefix("faulty, ")] = weight_errors(lockstep, network)
+    progress("building the array (Verilator, g++)", 0, None)
+    with opened("rtl", settings.config) as hardware:
+        lockstep = Lockstep(Emulator(settings.config), hardware)
+        for label, technique, present in programme:
+            lockstep.begin(label)
+            chosen = {**common, "faults": present, "detector": settings.detector}
+            rtl = run_technique(technique, lockstep, **chosen, progress=partial(progress, f"RTL: {label}"))
+            rows.append(DemoRow(label, rtl, run_technique(technique, Emulator(settings.config), **chosen)))
+            if present is not None:
+                errors[label.removeprefix("faulty, ")] = weight_errors(lockstep, network)
+    pattern = run_technique(PAPER, Emulator(settings.config), **common, faults=faults, detector="pattern")
+    flagged = {layer for check in pattern.stream.events for layer in check.flagged}
     pictures = (
         _draw_rates(settings, network, gamma, techniques, out / "accuracy_by_fault_rate.png", progress),
         _draw_array(settings, faults, errors, out / "stuck_and_repaired.png"),
         _draw_exits(rows, out / "exits_taken.png"),
     )
     compared = {quantity: lockstep.compared(quantity) for quantity in QUANTITIES}
-    pattern = run_technique(
-        PAPER, Emulator(settings.config), network, codes, labels, faults=faults, gamma=gamma, detector="pattern"
-    )
-    flagged = {layer for check in pattern.stream.events for layer in check.flagged}
     return DemoResult(tuple(rows), best, tuple(sorted(flagged)), compared, lockstep.first, pictures)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from epsilon.network import QuantizedNetwork
 from epsilon.repair import REPAIRS, get_repair, golden_weights
 from epsilon.statistics import Proportion
 
-__all__ = ["PLACES", "TECHNIQUES", "Outcome", "gamma_of", "make_accelerator", "run_technique"]
+__all__ = ["PLACES", "TECHNIQUES", "Outcome", "gamma_of", "opened", "run_technique"]
 
 #: Where a network can run.
 PLACES = ("emulator", "rtl")
@@ -107,8 +109,16 @@ def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
     return float(fitted[config.multiplier.key])
 
 
-def make_accelerator(place: str, config: ArrayConfig, *, waves: Path | None = None) -> Accelerator:
-    """Return an accelerator; ``rtl`` is built first where it is not in the cache.
+@contextmanager
+def opened(place: str, config: ArrayConfig, *, waves: Path | None = None) -> Iterator[Accelerator]:
+    """Give an accelerator; ``rtl`` is built first where it is not in the cache.
+
+    Parameters
+    ----------
+    place : str
+        One of ``PLACES``.
+    waves : Path, optional
+        Of ``rtl``: where the waveform (VCD) is, once all is done.
 
     Raises
     ------
@@ -120,10 +130,24 @@ def make_accelerator(place: str, config: ArrayConfig, *, waves: Path | None = No
     if place == "emulator":
         if waves is not None:
             raise ValueError("Only the simulated hardware has waveforms: use --on rtl with --waves")
-        return Emulator(config)
+        yield Emulator(config)
+        return
+    if waves is not None and not waves.parent.is_dir():
+        raise ValueError(f"There is no folder {waves.parent} for the waveform")
     from sim.rtl import RtlAccelerator
 
-    return RtlAccelerator(config, waves=waves)
+    partial = None if waves is None else waves.with_name(f".{waves.name}.{os.getpid()}.part")
+    accelerator = RtlAccelerator(config, waves=partial)
+    try:
+        yield accelerator
+    except BaseException:
+        accelerator.close()
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise
+    accelerator.close()
+    if partial is not None:
+        partial.replace(waves)
 
 
 def run_technique(

@@ -73,7 +73,7 @@ def run(
     from epsilon.executor import encode
     from epsilon.faults import FaultMap
     from epsilon.network_io import load
-    from epsilon.techniques import gamma_of, make_accelerator, run_technique
+    from epsilon.techniques import gamma_of, opened, run_technique
 
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
@@ -84,8 +84,7 @@ def run(
         drawn = options.fault_map(loaded, config, faults, site, polarity, bits, seed, layers)
     gamma = gamma_of(loaded, config) if gamma is None else gamma
     codes, labels = _images(loaded, image, images, data)
-    with progress_bar(f"preparing the {on}", None) as update:
-        accelerator = make_accelerator(on, config, waves=waves)
+    with progress_bar(f"preparing the {on}", None) as update, opened(on, config, waves=waves) as accelerator:
         outcome = run_technique(
             repair,
             accelerator,

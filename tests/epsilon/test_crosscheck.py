@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from epsilon.accelerator import Counters
+from epsilon.cli import app
 from epsilon.config import ArrayConfig
 from epsilon.crosscheck import Difference, Lockstep, crosscheck
 from epsilon.emulator import Emulator
@@ -15,6 +19,7 @@ from epsilon.faults import FaultMap, Registers
 from epsilon.network import Convolution, Exit, Flatten, Linear, QuantizedNetwork, Requantization
 from epsilon.network_io import validate
 from epsilon.repair import get_repair
+from sim.rtl import RtlAccelerator
 
 CONFIG = ArrayConfig(rows=4, cols=3, multiplier="KV6")
 
@@ -63,15 +68,14 @@ def one_bit(shape: tuple[int, int], n: int, k: int, bit: int, layer: str) -> Fau
     return FaultMap(storage={layer: place})
 
 
-class OneMoreFault(Emulator):
-    """An emulator whose registers have one stuck bit more than it is told of."""
+def with_one_more_fault(kind: type, extra: FaultMap):
+    """Return an accelerator whose registers have one stuck bit more than it is told of."""
 
-    def __init__(self, config: ArrayConfig, extra: FaultMap) -> None:
-        super().__init__(config)
-        self._extra = extra
+    class OneMoreFault(kind):
+        def set_faults(self, faults: FaultMap | None) -> None:
+            super().set_faults(extra if faults is None else faults | extra)
 
-    def set_faults(self, faults: FaultMap | None) -> None:
-        super().set_faults(self._extra if faults is None else faults | self._extra)
+    return OneMoreFault(CONFIG)
 
 
 class OneMoreCycle(Emulator):
@@ -90,8 +94,9 @@ def run(reference, device, network, codes, repairs=("nearest", "invert")):
     return crosscheck(reference, device, network, codes, fault_maps=maps, repairs=[get_repair(name) for name in repairs], batch=3)
 
 
-def test_equal_accelerators_are_equal_and_everything_is_counted(network, codes):
-    report = run(Emulator(CONFIG), Emulator(CONFIG), network, codes)
+@pytest.mark.parametrize("kind", [Emulator, RtlAccelerator])
+def test_equal_accelerators_are_equal_and_everything_is_counted(kind, network, codes):
+    report = run(Emulator(CONFIG), kind(CONFIG), network, codes)
     assert report.equal
     assert report.first is None
     assert [stage.name for stage in report.stages] == [
@@ -129,7 +134,8 @@ def test_progress_ends_with_the_whole_programme(network, codes):
     assert seen == [("fault-free", 4, 14), ("fault-free", 7, 14), ("storage", 11, 14), ("storage", 14, 14)]
 
 
-def test_a_stuck_bit_that_only_the_device_has_is_located(network, codes):
+@pytest.mark.parametrize("kind", [Emulator, RtlAccelerator])
+def test_a_stuck_bit_that_only_the_device_has_is_located(kind, network, codes):
     inputs = {}
     accelerator = Emulator(CONFIG)
     accelerator.load(network)
@@ -140,7 +146,7 @@ def test_a_stuck_bit_that_only_the_device_has_is_located(network, codes):
     k = next(k for k in range(54) if not weights[n, k] & 0x40 and active[0, k] == 0 and active[:, k].any())
     image = int(np.flatnonzero(active[:, k])[0])
 
-    device = OneMoreFault(CONFIG, one_bit(weights.shape, n, k, 6, "fc"))
+    device = with_one_more_fault(kind, one_bit(weights.shape, n, k, 6, "fc"))
     report = crosscheck(Emulator(CONFIG), device, network, codes, fault_maps={}, repairs=[], batch=2)
     first = report.first
     assert (first.stage, first.layer, first.quantity) == ("fault-free", "fc", "accumulators")
@@ -156,7 +162,7 @@ def test_a_difference_in_a_convolution_has_its_place_in_the_image(network, codes
     seen = network["conv"].matrix.view(np.uint8)
     n = 4
     k = next(k for k in range(18) if not seen[n, k] & 0x20)
-    device = OneMoreFault(CONFIG, one_bit((6, 18), n, k, 5, "conv"))
+    device = with_one_more_fault(Emulator, one_bit((6, 18), n, k, 5, "conv"))
     first = run(Emulator(CONFIG), device, network, codes).first
     assert (first.layer, first.channel, len(first.position)) == ("conv", n, 2)
     assert first.image == 0
@@ -169,7 +175,7 @@ def test_images_are_counted_over_batches(network, codes):
     still[:5] = 0
     seen = network["conv"].matrix.view(np.uint8)
     k = next(k for k in range(18) if not seen[0, k] & 0x20)
-    device = OneMoreFault(CONFIG, one_bit((6, 18), 0, k, 5, "conv"))
+    device = with_one_more_fault(Emulator, one_bit((6, 18), 0, k, 5, "conv"))
     report = crosscheck(Emulator(CONFIG), device, network, still, fault_maps={}, repairs=[], batch=2)
     assert report.first.image == 5
 
@@ -189,3 +195,28 @@ def test_lockstep_refuses_accelerators_of_different_function():
 def test_difference_of_a_whole_layer_reads_well():
     difference = Difference("run", "fc", "cycles", None, None, ("scan",), 10, 11)
     assert str(difference) == "stage 'run', layer 'fc', cycles, position (scan): 10 in the reference, 11 in the device"
+
+
+def test_command_reports_the_difference_with_exit_code_1(tmp_path, monkeypatch):
+    class Wrong(Emulator):
+        def run_layer(self, layer, activations):
+            sums = super().run_layer(layer, activations)
+            if layer == "exit2_fc":
+                sums[3, 7] += 5
+            return sums
+
+    monkeypatch.setattr("sim.rtl.RtlAccelerator", Wrong)
+    result = CliRunner().invoke(app, ["crosscheck", "--images", "6", "--json", str(tmp_path / "report.json")])
+    assert result.exit_code == 1
+    assert "stage 'fault-free', layer 'exit2_fc', accumulators, image 3, output channel 7: " in result.stdout
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert not found["equal"]
+    assert found["first"]["device"] - found["first"]["reference"] == 5
+    assert found["stages"][0]["differing"] == {"accumulators": 1}
+
+
+def test_command_is_silent_about_differences_when_there_are_none():
+    result = CliRunner().invoke(app, ["crosscheck", "--images", "4", "--rows", "4", "--cols", "3", "--multiplier", "KV6"])
+    assert result.exit_code == 0, result.output
+    assert "EQUAL: RTL = PyTorch on " in result.stdout
+    assert "differ" not in result.stdout
