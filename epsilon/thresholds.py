@@ -13,7 +13,7 @@ __all__ = ["GAMMAS", "exits_taken", "fit_gamma", "multi_exit_accuracy"]
 
 #: The thresholds that are tried.
 GAMMAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
-#: A threshold may cost this much accuracy against the best one.
+#: A threshold may cost this much accuracy, or one image, against the best one.
 ALLOWED_LOSS = 0.001
 #: The fault-free network may be unsure of this fraction of the images.
 ALLOWED_UNSURE = 0.02
@@ -54,9 +54,9 @@ def fit_gamma(logits: Logits, labels: np.ndarray) -> float:
     """Return the largest threshold that costs neither accuracy nor more than a few needless checks of the weights.
 
     Gamma decides twice: which exit is taken, and, because an image that no exit is sure of triggers a check, when a fault is
-    noticed at all. So the thresholds whose multi-exit accuracy is within 0.1 point of the best one's are a test for faults at
-    different rates of false alarm, and the most powerful one is taken at which the fault-free network is unsure of at most 2 % of
-    the images. Where all of those leave more images unsure, the smallest is taken.
+    noticed at all. So the thresholds whose multi-exit accuracy is within 0.1 point (one image, where that is more) of the best
+    one's are a test for faults at different rates of false alarm, and the most powerful one is taken at which the fault-free
+    network is unsure of at most 2 % of the images. Where all of those leave more images unsure, the smallest is taken.
 
     To be called with a validation split under the multiplier in question, without faults.
 
@@ -66,7 +66,7 @@ def fit_gamma(logits: Logits, labels: np.ndarray) -> float:
     labels : int64 (count,)
     """
     accuracies = [multi_exit_accuracy(logits, labels, gamma) for gamma in GAMMAS]
-    allowed = max(accuracies) - ALLOWED_LOSS - ROUNDING
+    allowed = max(accuracies) - max(ALLOWED_LOSS, 1 / len(labels)) - ROUNDING
     acceptable = [gamma for gamma, accuracy in zip(GAMMAS, accuracies, strict=True) if accuracy >= allowed]
-    quiet = [gamma for gamma in acceptable if 1 - exits_taken(logits, gamma)[2].mean() <= ALLOWED_UNSURE + ROUNDING]
+    quiet = [gamma for gamma in acceptable if (~exits_taken(logits, gamma)[2]).mean() <= ALLOWED_UNSURE + ROUNDING]
     return max(quiet) if quiet else min(acceptable)
