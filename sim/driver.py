@@ -388,6 +388,6 @@ def _unfold(layer: WeightedLayer, activations: np.ndarray) -> tuple[np.ndarray, 
     padded = np.pad(activations, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, layer.weight.shape[2:], axis=(2, 3))[:, :, ::stride_y, ::stride_x]
     batch, _, height, width, kernel_y, kernel_x = windows.shape
-    grouped = windows.reshape(batch, layer.groups, -1, height, width, kernel_y, kernel_x)
+    grouped = windows.reshape(batch, layer.groups, layer.weight.shape[1], height, width, kernel_y, kernel_x)
     vectors = grouped.transpose(0, 1, 3, 4, 2, 5, 6).reshape(batch, layer.groups, height * width, reduction)
     return vectors, (outputs, height, width)
