@@ -36,8 +36,8 @@ demo: check-compiler $(STAMP)  ## faulty images through the simulated array, EPS
 test: check-compiler $(STAMP)  ## the whole test suite [TESTS, JOBS, PYTEST_FLAGS; EPSILON_DATA=folder that holds MNIST]
 	@$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist worksteal $(PYTEST_FLAGS)
 
-sim: check-compiler $(STAMP)  ## cocotb benches of the hardware [SIM=verilator or icarus]
-	@$(BIN)/python -m sim.benches --sim $(SIM)
+sim: check-compiler $(STAMP)  ## cocotb benches of the hardware [SIM=verilator or icarus, SIM_FLAGS=for example --bench pe --waves]
+	@$(BIN)/python -m sim.benches --sim $(SIM) $(SIM_FLAGS)
 
 lint: $(STAMP)  ## check style and format
 	@$(BIN)/ruff check .

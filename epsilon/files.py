@@ -22,6 +22,8 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # names the file that was asked for
     finally:
         partial.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save as to_safetensors
 
+from epsilon.files import write_atomically
 from epsilon.network import (
     AvgPool2d,
     Convolution,
@@ -67,14 +68,7 @@ def save(network: QuantizedNetwork, path: str | os.PathLike) -> None:
     InvalidNetworkError
         When the network does not hold together; nothing is written.
     """
-    content = to_bytes(network)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, to_bytes(network))
 
 
 def load(source: str | os.PathLike) -> QuantizedNetwork:

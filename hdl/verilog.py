@@ -6,15 +6,14 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.hdl import Shape, Value
 from amaranth.lib import wiring
 
 from epsilon.config import ArrayConfig
+from epsilon.files import write_atomically
 from hdl.accelerator import EpsilonAccelerator, accelerator_signature
 from hdl.array import PE_MODULE, SharedModules, SystolicArray
 from hdl.pe import ProcessingElement
@@ -52,12 +51,7 @@ def generate_component(component: wiring.Component, name: str) -> str:
 
 def export(config: ArrayConfig, path: str | os.PathLike) -> None:
     """Write the accelerator's Verilog to a file; an existing file is replaced only once the new one is complete."""
-    text = generate(config)
-    path = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    write_atomically(path, generate(config))
 
 
 def port_widths(config: ArrayConfig) -> dict[str, int]:
