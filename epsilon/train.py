@@ -8,6 +8,7 @@ decides everything; one thread computes, so that equal seeds give equal bytes on
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from epsilon import data as datasets
 from epsilon import models, multipliers
+from epsilon.checkpoint import Checkpoint
 from epsilon.config import ArrayConfig
 from epsilon.data import Dataset
 from epsilon.emulator import Emulator
@@ -104,6 +106,7 @@ def train(
     tuned_for: Sequence[str] | None = None,
     seed: int = 0,
     out: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> QuantizedNetwork:
     """Return the trained integer network, and write it to a file when one is named.
@@ -120,12 +123,15 @@ def train(
         Multipliers to fine-tune for, instead of the recipe's.
     seed : int
     out : path, optional
+    checkpoint : path, optional
+        Written after every epoch and deleted at the end; a training that was killed goes on from it, to the same bytes.
     progress : callable, optional
 
     Raises
     ------
     ValueError
-        For an unknown network or multiplier, a number of epochs below 1 (0 for tuning), and where the data cannot be read.
+        For an unknown network or multiplier, a number of epochs below 1 (0 for tuning), a checkpoint of another training, and
+        where the data cannot be read.
     """
     if name not in RECIPES:
         raise ValueError(f"The network must be one of {', '.join(RECIPES)}, not {name!r}")
@@ -141,14 +147,16 @@ def train(
             raise ValueError("The network must be fine-tuned for at least one multiplier")
     splits = {split: datasets.load(name, split, data) for split in datasets.SPLITS}
     report = progress or (lambda *_: None)
+    state = Checkpoint(checkpoint, json.dumps({"name": name, "seed": seed, **asdict(recipe)}, sort_keys=True))
     with _one_thread():
         generator = torch.Generator().manual_seed(seed)
-        model = _train_float(models.build(name, seed), splits["train"], recipe, generator, report)
+        model = _train_float(models.build(name, seed), splits["train"], recipe, generator, state, report)
         network = quantize(model, splits["train"].images[: recipe.calibration], name=name)
-        network = _tune(network, splits["train"], recipe, generator, report)
+        network = _tune(network, splits["train"], recipe, generator, state, report)
         network = replace(network, metadata=_measured(network, splits, recipe, seed, report))
     if out is not None:
         save(network, out)
+    state.discard()
     return network
 
 
@@ -165,34 +173,39 @@ def evaluate(network: QuantizedNetwork, images: np.ndarray, multiplier: Multipli
 
 
 def _train_float(
-    model: models.MultiExit, dataset: Dataset, recipe: Recipe, generator: torch.Generator, report: Progress
+    model: models.MultiExit, dataset: Dataset, recipe: Recipe, generator: torch.Generator, state: Checkpoint, report: Progress
 ) -> models.MultiExit:
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
     schedule = _schedule(optimizer, recipe.learning_rate, recipe.epochs, dataset, recipe, warm_up=0.3)
     model.train()
-    for epoch in range(recipe.epochs):
+    done = state.restore("train", recipe.epochs, model, optimizer, schedule, generator)
+    for epoch in range(done, recipe.epochs):
         losses = []
         for pixels, labels in _batches(dataset, recipe, generator):
             loss = models.joint_loss(model(pixels), labels, label_smoothing=recipe.label_smoothing)
             losses.append(_step(loss, optimizer, schedule))
+        state.save("train", epoch + 1, model, optimizer, schedule, generator)
         report("train", epoch + 1, recipe.epochs, f"loss {np.mean(losses):.3f}")
     return model.eval()
 
 
 def _tune(
-    network: QuantizedNetwork, dataset: Dataset, recipe: Recipe, generator: torch.Generator, report: Progress
+    network: QuantizedNetwork, dataset: Dataset, recipe: Recipe, generator: torch.Generator, state: Checkpoint, report: Progress
 ) -> QuantizedNetwork:
     if not recipe.tuning_epochs:
         return network
     trainable = TrainableNetwork(network)
     optimizer = torch.optim.Adam(trainable.parameters(), lr=recipe.tuning_rate, eps=ADAM_EPSILON)
     schedule = _schedule(optimizer, recipe.tuning_rate, recipe.tuning_epochs, dataset, recipe, warm_up=0.1)
-    turns = _turns([multipliers.get(wanted) for wanted in recipe.tuned_for], generator)
-    for epoch in range(recipe.tuning_epochs):
+    chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]
+    done = state.restore("tune", recipe.tuning_epochs, trainable, optimizer, schedule, generator)
+    for epoch in range(done, recipe.tuning_epochs):
         losses = []
+        turns = _turns(chosen, generator)
         for pixels, labels in _batches(dataset, recipe, generator):
             logits = trainable((pixels * TOP).round(), next(turns))
             losses.append(_step(models.joint_loss(logits, labels, label_smoothing=recipe.label_smoothing), optimizer, schedule))
+        state.save("tune", epoch + 1, trainable, optimizer, schedule, generator)
         report("tune", epoch + 1, recipe.tuning_epochs, f"loss {np.mean(losses):.3f}")
     return trainable.freeze()
 

@@ -1,0 +1,153 @@
+"""Training: reproducible to the byte, refusals, and the networks that come with the project."""
+
+import numpy as np
+import pytest
+import torch
+
+from epsilon import data, multipliers
+from epsilon.checkpoint import CheckpointError
+from epsilon.data import DataError
+from epsilon.network_io import load, network_digest
+from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
+from epsilon.train import evaluate, names, train
+from epsilon.validation import macs
+
+GAMMA_KEYS = {key for key in multipliers.catalogue() if key.startswith("v2022/")} | {"v1/mul8s_1L2H"}
+
+
+def test_equal_seeds_give_equal_bytes(tmp_path):
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    files = []
+    for number, seed in enumerate((5, 5, 6)):
+        path = tmp_path / f"{number}.safetensors"
+        train("digits", epochs=1, tuning_epochs=1, seed=seed, out=path)
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+    # Neither the threads nor the random numbers of the caller are touched.
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_progress_and_metadata(tmp_path):
+    seen = []
+    path = tmp_path / "network.safetensors"
+    made = train("digits", epochs=2, tuning_epochs=1, tuned_for=["L2N"], seed=1, out=path, progress=lambda *step: seen.append(step))
+    assert [step[:3] for step in seen[:3]] == [("train", 1, 2), ("train", 2, 2), ("tune", 1, 1)]
+    assert [step[:3] for step in seen[3:]] == [("measure", number, 16) for number in range(1, 17)]
+    again = load(path)
+    assert network_digest(again) == network_digest(made)
+    metadata = again.metadata
+    assert metadata["made"]["seed"] == 1
+    assert metadata["made"]["recipe"]["epochs"] == 2
+    assert metadata["made"]["recipe"]["tuned_for"] == ["v2022/mul8s_1L2N"]
+    assert metadata["made"]["data"] == {"train": 1000, "validation": 200, "test": 597}
+    assert set(metadata["gamma"]) == GAMMA_KEYS
+    assert metadata["macs_per_image"] == macs(again)
+
+
+class Killed(Exception):
+    """What a test throws where a training is to stop."""
+
+
+@pytest.mark.parametrize("moment", [("train", 1), ("train", 2), ("tune", 1)])
+def test_killed_training_goes_on_to_the_same_bytes(tmp_path, moment):
+    straight, resumed, checkpoint = (tmp_path / name for name in ("straight", "resumed", "checkpoint"))
+    arguments = {"epochs": 2, "tuning_epochs": 2, "seed": 3}
+    train("digits", out=straight, **arguments)
+
+    def kill(phase, done, total, figures):
+        if (phase, done) == moment:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train("digits", out=resumed, checkpoint=checkpoint, progress=kill, **arguments)
+    assert not resumed.exists()
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        train("digits", checkpoint=checkpoint, **{**arguments, "seed": 4})
+    seen = []
+    train("digits", out=resumed, checkpoint=checkpoint, progress=lambda *step: seen.append(step[:2]), **arguments)
+    assert moment not in seen
+    assert seen[0] == {("train", 1): ("train", 2), ("train", 2): ("tune", 1), ("tune", 1): ("tune", 2)}[moment]
+    assert resumed.read_bytes() == straight.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [resumed, straight]
+
+
+def test_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    for content in (b"", b"nonsense", bytes(64)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="not a readable checkpoint") as caught:
+            train("digits", epochs=1, checkpoint=path)
+        assert "\n" not in str(caught.value)
+
+
+def test_no_tuning_is_plain_quantisation():
+    assert network_digest(train("digits", epochs=1, tuning_epochs=0)) != network_digest(train("digits", epochs=1, tuning_epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "cifar"}, "digits, mnist"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1"),
+        ({"epochs": 1.5}, "epochs must be an integer"),
+        ({"tuning_epochs": -1}, "tuning epochs must be an integer of at least 0"),
+        ({"tuned_for": ["KVX"]}, "Unknown multiplier 'KVX'"),
+        ({"tuned_for": []}, "at least one multiplier"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, arguments, message):
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(ValueError, match=message):
+        train(arguments.pop("name", "digits"), out=path, **arguments)
+    assert not path.exists()
+
+
+def test_missing_data_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no MNIST file"):
+        train("mnist", tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_network_has_thresholds_for_every_multiplier(name):
+    network = load(name)
+    assert network.name == name
+    assert set(network.metadata["gamma"]) == GAMMA_KEYS
+    assert all(0.5 <= gamma < 1 for gamma in network.metadata["gamma"].values())
+    assert network.metadata["macs_per_image"] == macs(network)
+    assert len(network.exits) == {"digits": 3, "mnist": 4}[name]
+
+
+def check_stated_accuracy(name, multiplier, folder=None):
+    """Measure again what the file states, and return the test accuracies: each exit's, and the multi-exit one."""
+    network = load(name)
+    key = multipliers.get(multiplier).key
+    gamma = network.metadata["gamma"][key]
+    validation = data.load(name, "validation", folder)
+    assert fit_gamma(evaluate(network, validation.images, multiplier), validation.labels) == gamma
+    test = data.load(name, "test", folder)
+    stated = network.metadata["accuracy"]["test"]
+    assert stated["images"] == len(test)
+    logits = evaluate(network, test.images, multiplier)
+    found = stated["by_multiplier"][key]
+    assert found["exits"] == [float((part.argmax(axis=1) == test.labels).mean()) for part in logits]
+    assert found["multi_exit"] == multi_exit_accuracy(logits, test.labels, gamma)
+    _, exits, sure = exits_taken(logits, gamma)
+    assert found["taken"] == np.bincount(exits, minlength=len(logits)).tolist()
+    assert found["unsure"] == int((~sure).sum())
+    return found["exits"], found["multi_exit"]
+
+
+@pytest.mark.parametrize("multiplier", ["KV6", "KVP"])
+def test_shipped_digits_reaches_its_stated_accuracy(multiplier):
+    exits, multi_exit = check_stated_accuracy("digits", multiplier)
+    assert exits[-1] >= 0.98
+    assert multi_exit >= 0.98
+
+
+@pytest.mark.parametrize("multiplier", ["KV6", "KVP"])
+def test_shipped_mnist_reaches_its_stated_accuracy(multiplier, data_folder):
+    exits, multi_exit = check_stated_accuracy("mnist", multiplier, data_folder)
+    assert exits[-1] >= 0.985
+    assert multi_exit >= 0.985
