@@ -124,4 +124,10 @@ def _network() -> QuantizedNetwork:
         padding=(1, 1),
     )
     table = np.arange(-128, 128, dtype=np.int16).astype(np.int8)
-    return QuantizedNetwork("bench", (CHANNELS, SIDE, SIDE), np.tile(table, (CHANNELS, 1)), (convolution,), 2)
+    return QuantizedNetwork(
+        name="bench",
+        input_shape=(CHANNELS, SIDE, SIDE),
+        input_table=np.tile(table, (CHANNELS, 1)),
+        layers=(convolution,),
+        classes=CHANNELS,
+    )
