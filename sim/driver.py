@@ -161,7 +161,8 @@ class ArrayDriver(ABC):
             self._add_scan(self._load_pass(layer, readback=False))
         self._add_scan(self._flush())
         self._state.checked()
-        return {layer.name: self._collect_records(layer, beats) for layer, beats in zip(self.network.weighted, self._records, strict=True)}
+        tiles = zip(self.network.weighted, self._records, strict=True)
+        return {layer.name: self._collect_records(layer, beats) for layer, beats in tiles}
 
     def read_weights(self, layer: str) -> np.ndarray:
         """Return the layer's weights as the multipliers see them, int8 (N, K), read back through the scan chain."""
@@ -243,7 +244,8 @@ class ArrayDriver(ABC):
         count = len(plan)
         yes = np.ones(count, dtype=bool)
         return self._run(
-            TilePass(np.full(count, self._index[layer]), np.arange(count), yes, yes & readback) + TilePass.nothing(cycles.FLUSH_TILES),
+            TilePass(np.full(count, self._index[layer]), np.arange(count), yes, yes & readback)
+            + TilePass.nothing(cycles.FLUSH_TILES),
             commands=np.concatenate([self._commands(plan, layer, yes, readback=readback), self._flush_commands()]),
             weights=np.concatenate([weights, self._flush_weights()]),
             faults=faults,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,17 +13,18 @@ from epsilon.config import ArrayConfig
 from epsilon.executor import Execution, Observer
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
+from sim import cycles
 from sim import program as streams
 from sim.driver import ArrayDriver, TilePass
 from sim.lanes.model import LaneProgram, LanesModel
 from sim.program import Program, Run
 from sim.tiling import Gemm
 
-__all__ = ["FaultLanes", "LanesAccelerator"]
+__all__ = ["FaultLanes", "LanesAccelerator", "NetFault"]
 
 
 class LanesAccelerator(ArrayDriver):
-    """Implements ``Accelerator`` on bit lanes: image i of a batch runs on lane i, all weights and faults are the same in every lane.
+    """Implements ``Accelerator`` on bit lanes: image i of a batch runs on lane i; weights and faults are the same in all lanes.
 
     Every lane is an accelerator that takes as many cycles for its image as any other accelerator would. The counters are those of
     one accelerator that ran all images: the cycles of one image times the number of images; lanes without an image count nothing.
@@ -37,6 +39,8 @@ class LanesAccelerator(ArrayDriver):
         Cores that share the lanes.
     backend : str
         See ``sim.lanes.model.LanesModel``.
+    nets : bool
+        A model whose nets can be stuck, for ``FaultLanes``.
 
     Raises
     ------
@@ -44,9 +48,11 @@ class LanesAccelerator(ArrayDriver):
         For lanes, threads or a back end that the model refuses, and when a tool of the build is missing or fails (``ToolError``).
     """
 
-    def __init__(self, config: ArrayConfig, *, lanes: int | None = None, threads: int = 1, backend: str = "auto") -> None:
+    def __init__(
+        self, config: ArrayConfig, *, lanes: int | None = None, threads: int = 1, backend: str = "auto", nets: bool = False
+    ) -> None:
         super().__init__(config)
-        self._model = LanesModel(config, lanes=lanes, threads=threads, backend=backend)
+        self._model = LanesModel(config, lanes=lanes, threads=threads, backend=backend, nets=nets)
 
     @property
     def lanes(self) -> int:
@@ -102,8 +108,18 @@ class LanesAccelerator(ArrayDriver):
         return np.ascontiguousarray(beats[0])
 
 
+@dataclass(frozen=True)
+class NetFault:
+    """A net of one processing element stuck at 0 or 1; ``net`` is an index into ``FaultLanes.net_names``."""
+
+    row: int
+    col: int
+    net: int
+    stuck_at: int
+
+
 class FaultLanes:
-    """A network on many faulty accelerators at once, one fault map per lane.
+    """A network on many faulty accelerators at once, each lane with faults of its own.
 
     Parameters
     ----------
@@ -111,79 +127,93 @@ class FaultLanes:
     network : QuantizedNetwork
     lanes, threads, backend
         As of ``LanesAccelerator``.
+    nets : bool
+        Whether single nets of the processing elements can be stuck too (slower).
 
     Raises
     ------
     ValueError
-        When the array is built without fault injection.
+        When the array is built without fault injection, and as ``LanesAccelerator``.
     """
 
     def __init__(
-        self, config: ArrayConfig, network: QuantizedNetwork, *, lanes: int | None = None, threads: int = 1, backend: str = "auto"
+        self,
+        config: ArrayConfig,
+        network: QuantizedNetwork,
+        *,
+        lanes: int | None = None,
+        threads: int = 1,
+        backend: str = "auto",
+        nets: bool = False,
     ) -> None:
         if not config.fault_injection:
             raise ValueError("The accelerator is built without fault injection, so no fault can be set")
         self.network = network
-        self._driver = _OwnFaults(config, lanes=lanes, threads=threads, backend=backend)
+        self._nets = nets
+        self._driver = _OwnFaults(config, lanes=lanes, threads=threads, backend=backend, nets=nets)
         self._driver.load(network)
 
     @property
     def lanes(self) -> int:
-        """Fault maps that are simulated at once."""
+        """Faulty accelerators that are simulated at once."""
         return self._driver.lanes
+
+    @property
+    def net_names(self) -> list[str]:
+        """The nets of a processing element that can be stuck; none without ``nets``."""
+        return self._driver.net_names() if self._nets else []
 
     def run(
         self,
         codes: torch.Tensor,
-        fault_maps: Sequence[FaultMap],
+        faults: Sequence[FaultMap | NetFault],
         *,
         observer: Observer | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Return the logits of every exit, float64 (maps, classes).
+        """Return the logits of every exit, float64 (faults, classes).
 
         Parameters
         ----------
-        codes : int8 (1, C, H, W) or (maps, C, H, W)
-            One image for all maps, or an image for each.
-        fault_maps : sequence of FaultMap
-            Any number; as many at once as there are lanes.
+        codes : int8 (1, C, H, W) or (faults, C, H, W)
+            One image for all, or an image for each.
+        faults : sequence of FaultMap or NetFault
+            Those of each accelerator. Any number; as many at once as there are lanes.
         observer : callable, optional
-            Called after every weighted layer, for each part of the maps in turn; see ``epsilon.executor.Observer``.
+            Called after every weighted layer, for each part of the faults in turn; see ``epsilon.executor.Observer``.
         progress : callable, optional
-            Called with the maps done and all maps.
+            Called with the faults done and all faults.
         """
-        if len(codes) not in (1, len(fault_maps)):
-            raise ValueError(f"There must be one image, or one for each of the {len(fault_maps)} fault maps, not {len(codes)}")
+        if len(codes) not in (1, len(faults)):
+            raise ValueError(f"There must be one image, or one for each of the {len(faults)} fault maps, not {len(codes)}")
         found: list[list[torch.Tensor]] = [[] for _ in self.network.exits]
-        for start, part in self._parts(fault_maps):
+        for start, part in self._parts(faults):
             own = codes.expand(len(part), *codes.shape[1:]) if len(codes) == 1 else codes[start : start + len(part)]
             self._driver.set_lane_faults(part)
             execution = Execution(self._driver, own, observer)
             for index, logits in enumerate(found):
                 logits.append(execution.exit(index))
             if progress is not None:
-                progress(start + len(part), len(fault_maps))
+                progress(start + len(part), len(faults))
         return tuple(torch.cat(logits) for logits in found)
 
-    def read_records(self, fault_maps: Sequence[FaultMap]) -> list[dict[str, ScanRecords]]:
-        """Return what the signature unit counts with each fault map, layer by layer."""
+    def read_records(self, faults: Sequence[FaultMap | NetFault]) -> list[dict[str, ScanRecords]]:
+        """Return what the signature unit of each accelerator counts, layer by layer."""
         found = []
-        for _, part in self._parts(fault_maps):
+        for _, part in self._parts(faults):
             self._driver.set_lane_faults(part)
-            records = self._driver.read_lane_records()
-            found += records[: len(part)]
+            found += self._driver.read_lane_records()
         return found
 
     def close(self) -> None:
         """Free the model."""
         self._driver.close()
 
-    def _parts(self, fault_maps: Sequence[FaultMap]) -> Iterator[tuple[int, Sequence[FaultMap]]]:
-        if not len(fault_maps):
+    def _parts(self, faults: Sequence[FaultMap | NetFault]) -> Iterator[tuple[int, Sequence[FaultMap | NetFault]]]:
+        if not len(faults):
             raise ValueError("A campaign needs at least one fault map")
-        for start in range(0, len(fault_maps), self.lanes):
-            yield start, fault_maps[start : start + self.lanes]
+        for start in range(0, len(faults), self.lanes):
+            yield start, faults[start : start + self.lanes]
 
 
 class _OwnFaults(LanesAccelerator):
@@ -191,24 +221,34 @@ class _OwnFaults(LanesAccelerator):
 
     def __init__(self, config: ArrayConfig, **options) -> None:
         super().__init__(config, **options)
-        self._maps: Sequence[FaultMap] = ()
+        self._maps: list[FaultMap] = []
+        self._nets_stuck = False
 
     def load(self, network: QuantizedNetwork) -> None:
         super().load(network)
         self._records = [np.zeros((len(tiles), self.lanes, tiles.shape[1]), np.uint8) for tiles in self._records]
 
-    def set_lane_faults(self, maps: Sequence[FaultMap]) -> None:
-        """Give every lane its own faults, those without a map none."""
-        for faults in maps:
-            faults.require_fit(self.network, self.config)
-        self._maps = maps
+    def net_names(self) -> list[str]:
+        """Return the nets of a processing element that can be stuck."""
+        return self._model.net_names()
+
+    def set_lane_faults(self, faults: Sequence[FaultMap | NetFault]) -> None:
+        """Give every lane its own faults, those beyond the given ones none."""
+        self._maps = [one if isinstance(one, FaultMap) else FaultMap.empty() for one in faults]
+        for one in self._maps:
+            one.require_fit(self.network, self.config)
         self._beats.clear()
         self._state.faults_changed()
+        if self._nets_stuck:
+            # Whatever the stuck nets did to the registers must not outlive them.
+            self._model.set_net_faults([])
+            self._model.reset()
+            self._inside = TilePass.nothing(cycles.FLUSH_TILES)
         rows, cols = self.config.rows, self.config.cols
         masks = np.zeros((self.lanes, rows, cols), np.uint16)
-        for lane, faults in enumerate(maps):
-            if faults.has_array:
-                sa0, sa1 = faults.array_masks(rows, cols)
+        for lane, one in enumerate(self._maps):
+            if one.has_array:
+                sa0, sa1 = one.array_masks(rows, cols)
                 masks[lane] = sa0.astype(np.uint16) | sa1.astype(np.uint16) << 8
         self._run(
             TilePass.nothing(1),
@@ -217,6 +257,10 @@ class _OwnFaults(LanesAccelerator):
             faults=streams.tile_beats(masks).reshape(self.lanes, rows, 2 * cols),
             vectors=[0],
         )
+        nets = [(lane, one.row, one.col, one.net, one.stuck_at) for lane, one in enumerate(faults) if isinstance(one, NetFault)]
+        self._nets_stuck = bool(nets)
+        if nets:
+            self._model.set_net_faults(nets)
 
     def read_lane_records(self) -> list[dict[str, ScanRecords]]:
         """Return every lane's records of all layers."""
