@@ -53,7 +53,7 @@ def crosscheck(
     from epsilon.faults import SITES
     from epsilon.network_io import load
     from epsilon.repair import get_repair
-    from sim.rtl import RtlAccelerator
+    from epsilon.techniques import opened
 
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
@@ -61,8 +61,7 @@ def crosscheck(
     maps = {f"{name} faults": options.fault_map(loaded, config, faults, name, polarity, bits, seed, None) for name in sites}
     repairs = [get_repair(name) for name in repair or ("nearest",)]
     codes = encode(loaded, options.test_images(loaded, images, data).images)
-    with progress_bar("building the array", None) as update:
-        device = RtlAccelerator(config)
+    with progress_bar("building the array (Verilator, g++)", None) as update, opened("rtl", config) as device:
         report = lockstep.crosscheck(
             Emulator(config),
             device,
@@ -99,9 +98,11 @@ def _table(report: CrosscheckReport, title: str):
 def _describe(report: CrosscheckReport) -> dict:
     from dataclasses import asdict
 
-    return {
-        "equal": report.equal,
-        "compared": report.compared,
-        "first": None if report.first is None else asdict(report.first),
-        "stages": [asdict(stage) for stage in report.stages],
-    }
+    def first(found) -> dict | None:
+        return None if found.first is None else asdict(found.first)
+
+    stages = [
+        {"name": stage.name, "compared": dict(stage.compared), "differing": dict(stage.differing), "first": first(stage)}
+        for stage in report.stages
+    ]
+    return {"equal": report.equal, "compared": report.compared, "first": first(report), "stages": stages}

@@ -199,11 +199,17 @@ def test_difference_of_a_whole_layer_reads_well():
 
 def test_command_reports_the_difference_with_exit_code_1(tmp_path, monkeypatch):
     class Wrong(Emulator):
+        def __init__(self, config, waves):
+            super().__init__(config)
+
         def run_layer(self, layer, activations):
             sums = super().run_layer(layer, activations)
             if layer == "exit2_fc":
                 sums[3, 7] += 5
             return sums
+
+        def close(self):
+            pass
 
     monkeypatch.setattr("sim.rtl.RtlAccelerator", Wrong)
     result = CliRunner().invoke(app, ["crosscheck", "--images", "6", "--json", str(tmp_path / "report.json")])

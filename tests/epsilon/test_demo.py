@@ -18,6 +18,16 @@ from epsilon.network_io import load
 from epsilon.techniques import gamma_of
 
 
+class StandIn(Emulator):
+    """In the place of the Verilated array, where only the command around it is tested."""
+
+    def __init__(self, config, waves):
+        super().__init__(config)
+
+    def close(self):
+        pass
+
+
 @pytest.fixture(scope="module")
 def small() -> DemoSettings:
     config = ArrayConfig(rows=4, cols=3, multiplier="KV6")
@@ -78,7 +88,7 @@ def test_weight_errors_are_those_of_the_stuck_bits(small):
 
 
 def test_command_shows_the_table_and_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr("sim.rtl.RtlAccelerator", Emulator)
+    monkeypatch.setattr("sim.rtl.RtlAccelerator", StandIn)
     monkeypatch.setattr("epsilon.demo._draw_rates", lambda *arguments: arguments[-2])
     result = CliRunner().invoke(
         app, ["demo", "--images", "40", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "demo.json")]
@@ -93,7 +103,7 @@ def test_command_shows_the_table_and_counts(tmp_path, monkeypatch):
 
 
 def test_command_fails_when_anything_differs(tmp_path, monkeypatch):
-    class Wrong(Emulator):
+    class Wrong(StandIn):
         def run_layer(self, layer, activations):
             sums = super().run_layer(layer, activations)
             sums[0, 0] += layer == "conv1"
