@@ -19,7 +19,7 @@ from epsilon.detector import Detector, get_detector
 from epsilon.executor import Execution, encode
 from epsilon.importance import OFFSET, LayerImportance, importances
 from epsilon.network import QuantizedNetwork
-from epsilon.repair import Repair, RepairContext, rewritten, useful_bits
+from epsilon.repair import Repair, RepairContext, input_grid, rewritten, useful_bits
 from epsilon.signatures import Signature, count_records, golden_quartiles
 
 __all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
@@ -240,7 +240,7 @@ class Controller:
         stuck = None
         if self.repair.needs_probe:
             stuck = useful_bits(accelerator.probe(name), accelerator.config.multiplier.used_weight_bits)
-        words = self.repair.repair_layer(layer.context(seen, stuck))
+        words = self.repair.repair_layer(layer.context(seen, stuck, accelerator.config.multiplier.used_weight_bits))
         changed = rewritten(layer.words, words)
         if changed:
             accelerator.write_weights(name, words)
@@ -304,10 +304,20 @@ class _LayerBook:
         self.reference: ScanRecords = count_records(layer.matrix, golden_quartiles(layer))
         self.words = WeightWords.plain(layer.matrix)
         self.known: StuckBits | None = None
+        self.grid = input_grid(network, name)
 
-    def context(self, seen: np.ndarray, stuck: StuckBits | None) -> RepairContext:
-        threshold = self.importance.threshold_codes
-        return RepairContext(self.words, seen, self.signature, threshold, stuck, self.known, self.golden)
+    def context(self, seen: np.ndarray, stuck: StuckBits | None, used_weight_bits: int) -> RepairContext:
+        return RepairContext(
+            words=self.words,
+            seen=seen,
+            signature=self.signature,
+            threshold=self.importance.threshold_codes,
+            stuck=stuck,
+            known=self.known,
+            golden=self.golden,
+            used_weight_bits=used_weight_bits,
+            grid=self.grid,
+        )
 
 
 class _StreamBook:

@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from epsilon.accelerator import StuckBits, WeightWords
-from epsilon.network import QuantizedNetwork
+from epsilon.compensation import compensated
+from epsilon.network import Convolution, Flatten, QuantizedNetwork
 from epsilon.signatures import Signature
+from epsilon.validation import output_shapes
 
 __all__ = [
     "REPAIRS",
@@ -52,6 +54,10 @@ class RepairContext:
         What the probe found before the layer was last repaired, None when it never was.
     golden : int8 (N, K) or None
         The golden weights, where memory still has them.
+    used_weight_bits : int
+        Mask of the weight bits that can change a product.
+    grid : (int, int, int) or None
+        Channels, height and width that the K inputs of an output come from; None where they are one to themselves each.
     """
 
     words: WeightWords
@@ -61,6 +67,12 @@ class RepairContext:
     stuck: StuckBits | None = None
     known: StuckBits | None = None
     golden: np.ndarray | None = None
+    used_weight_bits: int = 0xFF
+    grid: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid is None:
+            object.__setattr__(self, "grid", (self.seen.shape[1], 1, 1))
 
 
 class Repair(Protocol):
@@ -124,46 +136,48 @@ class ZeroRepair:
 
 
 class NearestRepair:
-    """The code nearest to the target among those that the stuck bits allow.
+    """The nearest to the target that the stuck bits allow; for the error that is left, other weights of the same output make up.
 
     Parameters
     ----------
     target : str
         ``golden`` (memory still has the weights), ``map`` (the most probable code under the golden histogram among those that agree
         with the bits that are not stuck) or ``auto`` (``golden`` where it is known).
+    compensate : bool
+        Whether other weights make up for the error (``epsilon.compensation``); without, each weight is nearest by itself.
     """
 
     name = "nearest"
     needs_probe, needs_flags = True, False
     _invert = False
 
-    def __init__(self, target: str = "auto") -> None:
+    def __init__(self, target: str = "auto", compensate: bool = True) -> None:
         if target not in TARGETS:
             raise ValueError(f"The target of the repair must be one of {', '.join(TARGETS)}, not {target!r}")
         self.target = target
+        self.compensate = compensate
 
     def repair_layer(self, context: RepairContext) -> WeightWords:
         if self.target == "golden" and context.golden is None:
             raise ValueError(f"The repair {self.name} aims at the golden weights, but memory no longer has them")
         if self.target != "map" and context.golden is not None:
-            aim, old, faulty = context.golden, WeightWords.plain(context.golden), _stuck(context.stuck)
+            aim, old = context.golden, WeightWords.plain(context.golden)
         else:
-            # What was placed around a stuck bit is no longer what was read there: only newly stuck bits are placed.
+            # What was written around a stuck bit is no longer what was read there first: only newly stuck bits are a riddle.
             fresh = _stuck(context.stuck) if context.known is None else _stuck(context.stuck) & ~_stuck(context.known)
-            aim, old, faulty = most_probable(context.seen, fresh, context.signature.histogram), context.words, fresh
-        code, invert = placed(aim, context.stuck, invert=self._invert)
-        touched = faulty != 0
-        return WeightWords(
-            np.where(touched, code, old.code),
-            np.where(touched, invert, old.invert),
-            np.where(touched, False, old.bypass),
-        )
+            if not fresh.any():
+                return context.words
+            aim, old = most_probable(context.seen, fresh, context.signature.histogram), context.words
+        used, grid = context.used_weight_bits, context.grid if self.compensate else None
+        code, invert = placed(aim, context.stuck, invert=self._invert, used=used, grid=grid)
+        ignored = old.code & ~np.uint8(used).view(np.int8)
+        return WeightWords(np.where(old.bypass, old.code, code | ignored), np.where(old.bypass, old.invert, invert), old.bypass)
 
 
 class InvertRepair(NearestRepair):
     """The target or its complement, whichever the stuck bits allow: exact for any single stuck bit.
 
-    Where several bits are stuck and neither fits, the nearest code of both kinds. ``target`` is that of ``NearestRepair``.
+    Where several bits are stuck and neither fits, the nearest of both kinds. Parameters as for ``NearestRepair``.
     """
 
     name = "invert"
@@ -174,8 +188,8 @@ class InvertRepair(NearestRepair):
 REPAIRS = {kind.name: kind for kind in (QuartileRepair, ZeroRepair, NearestRepair, ClipRepair, InvertRepair)}
 
 
-def get_repair(name: str | Repair, **options: str) -> Repair:
-    """Return the repair policy of that name; ``nearest`` and ``invert`` take a ``target``.
+def get_repair(name: str | Repair, **options: str | bool) -> Repair:
+    """Return the repair policy of that name; ``nearest`` and ``invert`` take options, see ``NearestRepair``.
 
     Raises
     ------
@@ -194,6 +208,17 @@ def get_repair(name: str | Repair, **options: str) -> Repair:
 def golden_weights(network: QuantizedNetwork) -> dict[str, np.ndarray]:
     """Return the golden weights of every layer: what memory still has when only PEs are faulty."""
     return {layer.name: layer.matrix for layer in network.weighted}
+
+
+def input_grid(network: QuantizedNetwork, name: str) -> tuple[int, int, int]:
+    """Return the channels, height and width that the inputs of one output of a weighted layer come from."""
+    layer = network[name]
+    if isinstance(layer, Convolution):
+        return layer.weight.shape[1:]
+    source = next((before for before in network if before.name in layer.inputs), None)
+    if isinstance(source, Flatten):
+        return output_shapes(network)[source.inputs[0]]
+    return layer.weight.shape[1], 1, 1
 
 
 def useful_bits(stuck: StuckBits, used_weight_bits: int) -> StuckBits:
@@ -238,45 +263,58 @@ def most_probable(seen: np.ndarray, uncertain: np.ndarray, histogram: np.ndarray
     return tables[which, seen.astype(np.int16) + 128]
 
 
-def placed(target: np.ndarray, stuck: StuckBits, *, invert: bool) -> tuple[np.ndarray, np.ndarray]:
+def placed(
+    target: np.ndarray,
+    stuck: StuckBits,
+    *,
+    invert: bool,
+    used: int = 0xFF,
+    grid: tuple[int, int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the code to write and the invert flag that bring each weight nearest to its target, int8 and bool (N, K).
 
     Parameters
     ----------
     target : int8 (N, K)
     stuck : StuckBits
+        None of them outside ``used``.
     invert : bool
         Whether the flag may be set; equally near, it is not.
+    used : int
+        Mask of the weight bits that can change a product; the others are ignored, and 0 in the codes returned.
+    grid : (int, int, int), optional
+        With it, weights make up for each other's errors; see ``epsilon.compensation.compensated``.
     """
     pairs, which = _distinct(stuck.sa0.astype(np.uint16) << 8 | stuck.sa1)
-    tables = [_placement(int(pair) >> 8, int(pair) & 0xFF, invert) for pair in pairs]
-    index = target.astype(np.int16) + 128
-    return np.stack([codes for codes, _ in tables])[which, index], np.stack([flags for _, flags in tables])[which, index]
+    values, codes, flags = (
+        np.stack(rows) for rows in zip(*(_placement(int(p) >> 8, int(p) & 0xFF, invert, used) for p in pairs), strict=True)
+    )
+    wanted = (target & np.uint8(used).view(np.int8)).astype(np.int64)
+    if grid is not None:
+        wanted = compensated(wanted, values, which, grid)
+    return codes[which, wanted + 128], flags[which, wanted + 128]
 
 
 @lru_cache(maxsize=8192)
-def _placement(sa0: int, sa1: int, invert: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every target the code that the register can hold, int8 (256,), and the flag, bool (256,)."""
-    codes = np.arange(-128, 128)
-    patterns = codes.astype(np.int8).view(np.uint8)
-    held = codes[((patterns & ~np.uint8(sa0)) | np.uint8(sa1)) == patterns]
-    best = _nearest(held, codes)
-    flags = np.zeros(256, dtype=bool)
-    if invert:
-        # Behind the flag the multiplier sees the complement, -1 - code.
-        other = _nearest(np.sort(-1 - held), codes)
-        flags = np.abs(other - codes) < np.abs(best - codes)
-        best = np.where(flags, -1 - other, best)
-    return best.astype(np.int8), flags
+def _placement(sa0: int, sa1: int, invert: bool, used: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for every target the nearest value that a register can give, the code that gives it, int8 (256,), and its flag."""
+    patterns = np.arange(256, dtype=np.uint8)
+    patterns = patterns[(patterns & ~np.uint8(used)) == 0]
+    held = patterns[((patterns & ~np.uint8(sa0)) | np.uint8(sa1)) == patterns]
+    # Behind the flag the multiplier sees the complement. The plain code comes first, so it is taken where both give a value.
+    given = np.concatenate([held, ~held & np.uint8(used)]) if invert else held
+    values, first = np.unique(given.view(np.int8), return_index=True)
+    best = first[_nearest(values.astype(np.int64), np.arange(-128, 128))]
+    return given[best].view(np.int8), held[best % len(held)].view(np.int8), best >= len(held)
 
 
 def _nearest(choices: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return for each target the nearest of the sorted choices; of two, the one with the smaller magnitude."""
+    """Return for each target the index of the nearest of the sorted choices; of two, the one with the smaller magnitude."""
     after = np.searchsorted(choices, targets).clip(max=len(choices) - 1)
-    above, below = choices[after], choices[np.maximum(after - 1, 0)]
-    gap_above, gap_below = np.abs(above - targets), np.abs(below - targets)
-    prefer_below = (gap_below < gap_above) | ((gap_below == gap_above) & (np.abs(below) < np.abs(above)))
-    return np.where(prefer_below, below, above)
+    before = np.maximum(after - 1, 0)
+    gap_after, gap_before = np.abs(choices[after] - targets), np.abs(choices[before] - targets)
+    smaller = np.abs(choices[before]) < np.abs(choices[after])
+    return np.where((gap_before < gap_after) | ((gap_before == gap_after) & smaller), before, after)
 
 
 def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
