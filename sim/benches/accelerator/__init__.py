@@ -1,0 +1,1 @@
+"""Bench of the whole accelerator through its streams."""
