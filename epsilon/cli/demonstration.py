@@ -46,7 +46,7 @@ def demo(
     printed.print(_table(result, title))
     shown = ", ".join(f"{count:,} {quantity}" for quantity, count in result.compared.items())
     if result.equal:
-        printed.print(f"RTL = PyTorch on {sum(result.compared.values()):,} integers ({shown})", soft_wrap=True)
+        printed.print(f"RTL = PyTorch on {sum(result.compared.values()):,} integers\n({shown})", soft_wrap=True)
     flagged = ", ".join(result.pattern_flagged) or "no layer"
     printed.print(
         f"Checked was every count of the scan's records; the sparsity pattern alone (Eq. 6) would have flagged {flagged}."
@@ -77,7 +77,6 @@ def _table(result: DemoResult, title: str):
                 ", ".join(str(check.image + 1) for check in outcome.stream.repairs[:2]) or "-",
                 str(outcome.stream.rewritten),
                 f"{outcome.cycles_per_image:,.1f}",
-                end_section=place == "PyTorch",
             )
     return table
 
