@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from epsilon.statistics import Proportion
 __all__ = ["PLACES", "TECHNIQUES", "Outcome", "gamma_of", "opened", "run_technique"]
 
 #: Where a network can run.
-PLACES = ("emulator", "rtl")
+PLACES = ("emulator", "rtl", "lanes")
+#: Images that are evaluated ahead, where the accelerator does not run a number of its own at once.
+LOOKAHEAD = 64
 #: Techniques: the last exit alone, all exits without detection, and EPSILON with each repair.
 TECHNIQUES = ("last-exit", "none", *REPAIRS)
 
@@ -110,8 +112,10 @@ def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
 
 
 @contextmanager
-def opened(place: str, config: ArrayConfig, *, waves: Path | None = None) -> Iterator[Accelerator]:
-    """Give an accelerator; ``rtl`` is built first where it is not in the cache.
+def opened(
+    place: str, config: ArrayConfig, *, waves: Path | None = None, lanes: int | None = None, threads: int = 1
+) -> Iterator[Accelerator]:
+    """Give an accelerator; ``rtl`` and ``lanes`` are built first where they are not in the cache.
 
     Parameters
     ----------
@@ -119,6 +123,8 @@ def opened(place: str, config: ArrayConfig, *, waves: Path | None = None) -> Ite
         One of ``PLACES``.
     waves : Path, optional
         Of ``rtl``: where the waveform (VCD) is, once all is done.
+    lanes, threads
+        Of ``lanes``; see ``sim.lanes.accelerator.LanesAccelerator``.
 
     Raises
     ------
@@ -127,10 +133,18 @@ def opened(place: str, config: ArrayConfig, *, waves: Path | None = None) -> Ite
     """
     if place not in PLACES:
         raise ValueError(f"A network runs on one of {', '.join(PLACES)}, not on {place!r}")
+    if waves is not None and place != "rtl":
+        raise ValueError("Only the simulated hardware has waveforms: use --on rtl with --waves")
+    if lanes is not None and place != "lanes":
+        raise ValueError(f"Only the bit lanes have a number of lanes, not the {place}: use --on lanes with --lanes")
     if place == "emulator":
-        if waves is not None:
-            raise ValueError("Only the simulated hardware has waveforms: use --on rtl with --waves")
         yield Emulator(config)
+        return
+    if place == "lanes":
+        from sim.lanes.accelerator import LanesAccelerator
+
+        with closing(LanesAccelerator(config, lanes=lanes, threads=threads)) as accelerator:
+            yield accelerator
         return
     if waves is not None and not waves.parent.is_dir():
         raise ValueError(f"There is no folder {waves.parent} for the waveform")
@@ -161,7 +175,7 @@ def run_technique(
     gamma: float,
     target: str | None = None,
     detector: str = "exact",
-    lookahead: int = 64,
+    lookahead: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Run a technique over a stream of images, from freshly loaded weights.
@@ -180,11 +194,12 @@ def run_technique(
         Of the repairs that take one; see ``epsilon.repair``.
     detector : str
         See ``epsilon.detector``.
-    lookahead : int
-        Images evaluated ahead; changes the speed, never the result.
+    lookahead : int, optional
+        Images evaluated ahead; changes the speed, never the result. Left out, as many as the accelerator runs at once.
     """
     if technique not in TECHNIQUES:
         raise ValueError(f"The technique must be one of {', '.join(TECHNIQUES)}, not {technique!r}")
+    lookahead = lookahead or getattr(accelerator, "lanes", LOOKAHEAD)
     accelerator.load(network)
     accelerator.set_faults(faults)
     accelerator.reset_counters()

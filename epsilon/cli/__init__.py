@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from epsilon.cli import bench, checking, demonstration, hardware, running, training
+from epsilon.cli import bench, checking, demonstration, faultsim, hardware, running, training
 from epsilon.cli.errors import SentenceGroup
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ def _options(
 app.command()(demonstration.demo)
 app.command()(running.run)
 app.command()(checking.crosscheck)
+app.command()(faultsim.faultsim)
 app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)

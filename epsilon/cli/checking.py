@@ -29,6 +29,9 @@ def crosscheck(
     cols: options.Cols = 8,
     multiplier: options.MultiplierName = "KVP",
     level: options.Level = "words",
+    on: Annotated[str, typer.Option("--on", help="rtl (the Verilated array) or lanes (the array in bit lanes).")] = "rtl",
+    lanes: options.Lanes = None,
+    threads: options.Threads = None,
     faults: options.Faults = 0.3,
     site: Annotated[
         str, typer.Option("--site", help="storage, array, or both one after the other.", rich_help_panel="Faults")
@@ -42,7 +45,7 @@ def crosscheck(
     data: options.Data = None,
     json_file: options.Json = None,
 ) -> None:
-    """Compare emulator and Verilated array on every accumulator, seen weight, scan record, stuck bit and cycle counter.
+    """Compare emulator and simulated array on every accumulator, seen weight, scan record, stuck bit and cycle counter.
 
     Stages: fault-free, with faults, after each repair. The first difference is located; exit code 1 if there is any.
     """
@@ -55,13 +58,17 @@ def crosscheck(
     from epsilon.repair import get_repair
     from epsilon.techniques import opened
 
+    tools = {"rtl": "Verilator, g++", "lanes": "Yosys, g++"}
+    if on not in tools:
+        raise ValueError(f"The emulator is compared with one of {', '.join(tools)}, not with {on!r}")
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
     sites = SITES if site == "both" else (site,)
     maps = {f"{name} faults": options.fault_map(loaded, config, faults, name, polarity, bits, seed, None) for name in sites}
     repairs = [get_repair(name) for name in repair or ("nearest",)]
     codes = encode(loaded, options.test_images(loaded, images, data).images)
-    with progress_bar("building the array (Verilator, g++)", None) as update, opened("rtl", config) as device:
+    place = opened(on, config, lanes=lanes, threads=threads or options.cores())
+    with progress_bar(f"building the array ({tools[on]})", None) as update, place as device:
         report = lockstep.crosscheck(
             Emulator(config),
             device,
@@ -69,6 +76,7 @@ def crosscheck(
             codes,
             fault_maps=maps,
             repairs=repairs,
+            batch=getattr(device, "lanes", 20),
             progress=lambda stage, done, total: update(done, stage, total),
         )
     out = console()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ __all__ = [
     "Faults",
     "Images",
     "Json",
+    "Lanes",
     "Layers",
     "Level",
     "MultiplierName",
@@ -30,7 +32,9 @@ __all__ = [
     "Rows",
     "Seed",
     "Site",
+    "Threads",
     "array_config",
+    "cores",
     "fault_map",
     "test_images",
 ]
@@ -54,6 +58,14 @@ Level = Annotated[
     typer.Option("--level", help="Netlist of the multiplier: words (masked products) or gates.", rich_help_panel=ARRAY),
 ]
 
+Lanes = Annotated[
+    int | None,
+    typer.Option("--lanes", min=1, help="Simulations at once, one per bit lane. [default: 512 per thread]", rich_help_panel=ARRAY),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Cores that share the lanes. [default: all]", rich_help_panel=ARRAY)
+]
+
 Faults = Annotated[
     float, typer.Option("--faults", metavar="RATE", help="Fraction of the registers with a stuck bit.", rich_help_panel=FAULTS)
 ]
@@ -75,6 +87,11 @@ def array_config(rows: int, cols: int, multiplier: str, level: str) -> ArrayConf
     from epsilon.config import ArrayConfig
 
     return ArrayConfig(rows=rows, cols=cols, multiplier=multiplier, level=level)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fault_map(

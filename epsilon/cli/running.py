@@ -24,7 +24,9 @@ def run(
         list[Path] | None,
         typer.Option("--image", metavar="FILE", help="Your own image (PNG or NPY, 8 bit) instead; may be given more than once."),
     ] = None,
-    on: Annotated[str, typer.Option("--on", help="emulator (PyTorch) or rtl (the Verilated array).")] = "emulator",
+    on: Annotated[
+        str, typer.Option("--on", help="emulator (PyTorch), rtl (the Verilated array) or lanes (the array in bit lanes).")
+    ] = "emulator",
     repair: Annotated[
         str,
         typer.Option(
@@ -64,6 +66,8 @@ def run(
     cols: options.Cols = 8,
     multiplier: options.MultiplierName = "KVP",
     level: options.Level = "words",
+    lanes: options.Lanes = None,
+    threads: options.Threads = None,
     waves: Annotated[Path | None, typer.Option("--waves", metavar="FILE", help="Write the waveform (VCD); with --on rtl.")] = None,
     data: options.Data = None,
     json_file: options.Json = None,
@@ -84,7 +88,8 @@ def run(
         drawn = options.fault_map(loaded, config, faults, site, polarity, bits, seed, layers)
     gamma = gamma_of(loaded, config) if gamma is None else gamma
     codes, labels = _images(loaded, image, images, data)
-    with progress_bar(f"preparing the {on}", None) as update, opened(on, config, waves=waves) as accelerator:
+    place = opened(on, config, waves=waves, lanes=lanes, threads=threads or options.cores())
+    with progress_bar(f"preparing the {on}", None) as update, place as accelerator:
         outcome = run_technique(
             repair,
             accelerator,

@@ -22,6 +22,9 @@ from sim.tiling import Gemm
 
 __all__ = ["FaultLanes", "LanesAccelerator", "NetFault"]
 
+#: As many as the widest registers hold.
+LANES_PER_THREAD = 512
+
 
 class LanesAccelerator(ArrayDriver):
     """Implements ``Accelerator`` on bit lanes: image i of a batch runs on lane i; weights and faults are the same in all lanes.
@@ -34,7 +37,7 @@ class LanesAccelerator(ArrayDriver):
     ----------
     config : ArrayConfig
     lanes : int or None
-        Images that run at once; larger batches are run in parts. None: what suits the processor and the threads.
+        Images that run at once; larger batches are run in parts. None: 512 for each thread.
     threads : int
         Cores that share the lanes.
     backend : str
@@ -52,6 +55,7 @@ class LanesAccelerator(ArrayDriver):
         self, config: ArrayConfig, *, lanes: int | None = None, threads: int = 1, backend: str = "auto", nets: bool = False
     ) -> None:
         super().__init__(config)
+        lanes = LANES_PER_THREAD * threads if lanes is None else lanes
         self._model = LanesModel(config, lanes=lanes, threads=threads, backend=backend, nets=nets)
 
     @property
