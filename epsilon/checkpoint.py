@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from epsilon.files import write_atomically
+
 __all__ = ["Checkpoint", "CheckpointError"]
 
 FORMAT = "epsilon-training"
@@ -94,9 +96,7 @@ class Checkpoint:
             "groups": found["param_groups"],
             "schedule": schedule.state_dict(),
         }
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        partial.write_bytes(to_safetensors(self._tensors, metadata={FORMAT: json.dumps(self._header)}))
-        os.replace(partial, self._path)
+        write_atomically(self._path, to_safetensors(self._tensors, metadata={FORMAT: json.dumps(self._header)}))
 
     def discard(self) -> None:
         """Delete the file: the training is done."""

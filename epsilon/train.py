@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int, str], None]
 #: Multipliers whose thresholds a network file holds: the newer release, and the one whose name repeats with another meaning.
 RELEASE = "v2022"
 EXTRA_MULTIPLIERS = ("v1/mul8s_1L2H",)
-#: Multipliers whose accuracies on the test split it states.
+#: Multipliers whose accuracies on the test split it states, with those that it is tuned for on request.
 REPORTED = ("KV6", "KVP")
 #: Tuned for unless others are named: the newer release but for L12, which sees 2 bits of an activation, so that weights that serve
 #: it cost every other multiplier most of a point.
@@ -212,9 +212,10 @@ def _tune(
 
 def _measured(network: QuantizedNetwork, splits: dict[str, Dataset], recipe: Recipe, seed: int, report: Progress) -> dict:
     """Return the metadata: thresholds from the validation split, accuracies on the test split, and how the network was made."""
-    chosen = [m for m in multipliers.catalogue().values() if m.release == RELEASE]
-    chosen += [multipliers.get(key) for key in EXTRA_MULTIPLIERS]
-    reported = [multipliers.get(short) for short in REPORTED]
+    named = recipe.tuned_for if recipe.tuned_for != TUNED_FOR else ()
+    released = [m for m in multipliers.catalogue().values() if m.release == RELEASE]
+    chosen = list(dict.fromkeys([*released, *map(multipliers.get, (*EXTRA_MULTIPLIERS, *named))]))
+    reported = list(dict.fromkeys(map(multipliers.get, (*REPORTED, *named))))
     steps = len(chosen) + len(reported)
     validation, test = splits["validation"], splits["test"]
     gamma, validated = {}, {}

@@ -19,6 +19,14 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes in floating point; else the recipe's.")] = None,
     tuning_epochs: Annotated[int | None, typer.Option("--tuning-epochs", help="Passes as integers; else the recipe's.")] = None,
+    tuned_for: Annotated[
+        list[str] | None,
+        typer.Option("--for", "-m", metavar="MULTIPLIER", help="Fine-tune for this one; may be repeated. [default: all but L12]"),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="Written after every epoch; a training that was killed goes on from it."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides everything that is random.")] = 0,
     data: options.Data = None,
 ) -> None:
@@ -29,12 +37,16 @@ def train(
     output = Path(f"{name}.safetensors") if output is None else output
     if name in training.names() and not output.parent.is_dir():
         raise ValueError(f"There is no folder {output.parent} for the network file")
+    if checkpoint is not None and not checkpoint.parent.is_dir():
+        raise ValueError(f"There is no folder {checkpoint.parent} for the checkpoint")
     with progress_bar("training", None) as update:
         network = training.train(
             name,
             data,
             epochs=epochs,
             tuning_epochs=tuning_epochs,
+            tuned_for=tuned_for or None,
+            checkpoint=checkpoint,
             seed=seed,
             out=output,
             progress=lambda what, done, total, figures: update(done, what, total, figures),

@@ -34,13 +34,14 @@ def test_progress_and_metadata(tmp_path):
     path = tmp_path / "network.safetensors"
     made = train("digits", epochs=2, tuning_epochs=1, tuned_for=["L2N"], seed=1, out=path, progress=lambda *step: seen.append(step))
     assert [step[:3] for step in seen[:3]] == [("train", 1, 2), ("train", 2, 2), ("tune", 1, 1)]
-    assert [step[:3] for step in seen[3:]] == [("measure", number, 16) for number in range(1, 17)]
+    assert [step[:3] for step in seen[3:]] == [("measure", number, 17) for number in range(1, 18)]
     again = load(path)
     assert network_digest(again) == network_digest(made)
     metadata = again.metadata
     assert metadata["made"]["seed"] == 1
     assert metadata["made"]["recipe"]["epochs"] == 2
     assert metadata["made"]["recipe"]["tuned_for"] == ["v2022/mul8s_1L2N"]
+    assert set(metadata["accuracy"]["test"]["by_multiplier"]) == {f"v2022/mul8s_1{short}" for short in ("KV6", "KVP", "L2N")}
     assert metadata["made"]["data"] == {"train": 1000, "validation": 200, "test": 597}
     assert set(metadata["gamma"]) == GAMMA_KEYS
     assert metadata["macs_per_image"] == macs(again)
