@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ToolError", "Verilator", "cache_folder", "cxx_compiler", "find_verilator", "run_tool", "tool_version"]
+__all__ = ["ToolError", "Verilator", "cache_folder", "cached", "cxx_compiler", "find_verilator", "run_tool", "tool_version"]
 
 #: Older ones lack what cocotb 2 and the harness need.
 OLDEST_VERILATOR = (5, 36)
@@ -35,6 +38,31 @@ def cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epsilon"
+
+
+def cached(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return a folder of the build cache, made by ``build`` in a temporary one if it is not there yet.
+
+    Raises
+    ------
+    ToolError
+        When the cache cannot be written, or from ``build``; nothing is left behind then.
+    """
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder.parent))
+    except OSError as error:
+        raise ToolError(f"Cannot write the build cache (EPSILON_CACHE moves it): {error}") from None
+    try:
+        build(work)
+        # Whoever is first wins; the loser of a race uses the winner's build.
+        with contextlib.suppress(OSError):
+            work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
 
 
 @functools.lru_cache(maxsize=1)
@@ -100,5 +128,5 @@ def run_tool(command: list[str], *, cwd: Path, what: str, env: dict[str, str] | 
         raise ToolError(f"{what} could not start: {error}") from None
     if done.returncode != 0:
         printed = (done.stderr + done.stdout).strip().splitlines()
-        errors = [line for line in printed if "rror" in line] or printed[-8:]
+        errors = [line for line in printed if "rror" in line or line.startswith("%Warning")] or printed[-8:]
         raise ToolError(f"{what} failed (exit status {done.returncode}): " + "\n".join(errors[:8]))

@@ -1,0 +1,116 @@
+"""C statements for the gates of a graph: ``V`` for what differs between lanes (a bit per lane), ``uint8_t`` (0 or 1) for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.lanes.gates import ONE, ZERO
+from sim.lanes.plan import Varying
+
+__all__ = ["Emitter"]
+
+
+class Emitter:
+    """Collects the statements of a C function, each gate once and in the order of need.
+
+    Parameters
+    ----------
+    varying : Varying
+    load : function
+        Returns the C expression of a node that is not to be computed here, else None.
+    force : function or None
+        Wraps the expression of a node that varies, so that it can be stuck.
+    read : function or None
+        Returns the C expression of a bit of an asynchronous memory read, given its tag and the names of its address bits.
+    """
+
+    def __init__(
+        self,
+        varying: Varying,
+        load: Callable[[int], str | None],
+        *,
+        force: Callable[[int, str], str] | None = None,
+        read: Callable[[tuple, list[str]], str] | None = None,
+    ) -> None:
+        self.varying = varying
+        self.graph = varying.netlist.graph
+        self.lines: list[str] = []
+        self._load = load
+        self.force = force
+        self._read = read
+        self._done: set[int] = set()
+        self._masks: set[int] = set()
+
+    def inner(self) -> Emitter:
+        """Return an emitter for a block inside: what is computed already can be used there, and not the other way round."""
+        child = Emitter(self.varying, self._load, force=self.force, read=self._read)
+        child._done = set(self._done)
+        child._masks = set(self._masks)
+        return child
+
+    def scalar(self, node: int) -> str:
+        """Return the C expression of a node that is the same in all lanes."""
+        assert not self.varying(node)
+        return self._value(node)
+
+    def vector(self, node: int) -> str:
+        """Return the C expression of any node as a vector."""
+        if node == ZERO:
+            return "NONE"
+        if node == ONE:
+            return "ALL"
+        name = self._value(node)
+        if self.varying(node):
+            return name
+        if node not in self._masks:
+            self._masks.add(node)
+            self.lines.append(f"const V m{node} = MASK({name});")
+        return f"m{node}"
+
+    def _value(self, goal: int) -> str:
+        if goal <= ONE:
+            return str(goal)
+        stack = [goal]
+        while stack:
+            node = stack[-1]
+            if node in self._done or node <= ONE:
+                stack.pop()
+                continue
+            loaded = self._load(node)
+            if loaded is None:
+                missing = [operand for operand in self.graph.operands(node) if operand > ONE and operand not in self._done]
+                if missing:
+                    stack.extend(reversed(missing))
+                    continue
+            self._define(node, loaded)
+            stack.pop()
+        return f"n{goal}"
+
+    def _define(self, node: int, loaded: str | None) -> None:
+        self._done.add(node)
+        vector = self.varying(node)
+        expression = loaded if loaded is not None else self._expression(node, vector)
+        if vector and self.force:
+            expression = self.force(node, expression)
+        self.lines.append(f"const {'V' if vector else 'uint8_t'} n{node} = {expression};")
+
+    def _expression(self, node: int, vector: bool) -> str:
+        operands = [self.vector(operand) if vector else self._value(operand) for operand in self.graph.operands(node)]
+        match self.graph.op[node]:
+            case "read":
+                return self._read(self.graph.args[node][0], operands)
+            case "not":
+                return f"~{operands[0]}" if vector else f"{operands[0]} ^ 1"
+            case "and":
+                return f"{operands[0]} & {operands[1]}"
+            case "or":
+                return f"{operands[0]} | {operands[1]}"
+            case "xor":
+                return f"{operands[0]} ^ {operands[1]}"
+            case "mux":
+                select, low, high = operands
+                return f"({select} & {high}) | (~{select} & {low})" if vector else f"{select} ? {high} : {low}"
+            case "maj":
+                x, y, z = operands
+                return f"MAJORITY({x}, {y}, {z})"
+        raise AssertionError(f"node {node} ({self.graph.op[node]}) must be loaded")

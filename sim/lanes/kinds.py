@@ -1,0 +1,253 @@
+"""C functions of the modules that are compiled once and called for each of their instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.lanes.emitter import Emitter
+from sim.lanes.gates import ONE, UnsupportedDesign
+from sim.lanes.netlist import Netlist, Register
+from sim.lanes.plan import Varying, next_state
+
+__all__ = ["Kind"]
+
+
+@dataclass(eq=False)
+class _Update:
+    """A register, the guard under which it changes, and what to."""
+
+    register: Register
+    guard: int
+    values: list[int]
+
+
+class Kind:
+    """Layout of an instance's state and the functions that renew it.
+
+    An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where the nodes of its registers are.
+    What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
+
+    Parameters
+    ----------
+    name : str
+        Of the C function; ``refresh_<name>`` computes what is kept.
+    forced : bool
+        Generate ``forced_<name>`` too, in which every net that varies can be stuck.
+
+    Raises
+    ------
+    UnsupportedDesign
+        When the module has a memory, instances of its own, or an output that depends on an input combinationally.
+    """
+
+    def __init__(self, name: str, netlist: Netlist, varying: Varying, *, forced: bool = False) -> None:
+        self.name = name
+        self.netlist = netlist
+        self.varying = varying
+        self.forced = forced
+        if netlist.memories or netlist.instances:
+            inside = (netlist.memories or netlist.instances)[0].name
+            raise UnsupportedDesign(f"The shared module {netlist.name} must not have memories or instances, such as {inside}")
+        self.updates = []
+        for register in netlist.registers:
+            guard, values = next_state(netlist, varying, register)
+            self.updates.append(_Update(register, guard, values))
+        # What changes in every cycle lies together, and so does what hardly ever does.
+        self.updates.sort(key=lambda update: update.guard != ONE)
+        self.vector_at: dict[int, int] = {}
+        self.bit_at: dict[int, int] = {}
+        self.init: list[int] = []
+        self.bit_init: list[int] = []
+        self._place(guarded=False)
+        self.kept = self._choose_kept()
+        for node in self.kept:
+            self.vector_at[node] = len(self.init)
+            self.init.append(0)
+        self._place(guarded=True)
+        self.vector_ports = [port for port, nodes in sorted(netlist.inputs.items()) if varying.any(nodes)]
+        self.bit_ports = [port for port in sorted(netlist.inputs) if port not in self.vector_ports and port != "clk"]
+        for port, nodes in netlist.outputs.items():
+            for node in nodes:
+                if node > ONE and node not in self.vector_at and node not in self.bit_at:
+                    raise UnsupportedDesign(f"The output {port} of the shared module {netlist.name} does not come from a register")
+
+    @property
+    def vectors(self) -> int:
+        return len(self.init)
+
+    @property
+    def bits(self) -> int:
+        return len(self.bit_init)
+
+    def nets(self) -> list[int]:
+        """Return the nodes that can be stuck, in the order of their masks."""
+        graph = self.netlist.graph
+        used = self._cone([node for update in self.updates for node in (*update.values, *update.register.q)])
+        return sorted(node for node in used if self.varying(node) and graph.op[node] != "const")
+
+    def net_names(self) -> list[str]:
+        return [self.netlist.names.get(node, f"enable/{node}") for node in self.nets()]
+
+    def _place(self, *, guarded: bool) -> None:
+        for update in self.updates:
+            if (update.guard != ONE) != guarded:
+                continue
+            register = update.register
+            vector = self.varying.any(register.q)
+            for node, bit in zip(register.q, register.init, strict=True):
+                where, values = (self.vector_at, self.init) if vector else (self.bit_at, self.bit_init)
+                where[node] = len(values)
+                values.append(bit)
+
+    def _cone(self, nodes: list[int]) -> set[int]:
+        graph, found, todo = self.netlist.graph, set(), list(nodes)
+        while todo:
+            node = todo.pop()
+            if node > ONE and node not in found:
+                found.add(node)
+                todo.extend(graph.operands(node))
+        return found
+
+    def _choose_kept(self) -> list[int]:
+        graph = self.netlist.graph
+        slow = {
+            node for update in self.updates if update.guard != ONE for node in update.register.q if self.varying(node)
+        }
+        registers = set(slow)
+        for node in range(2, len(graph)):
+            operands = graph.operands(node)
+            if operands and all(operand in slow for operand in operands):
+                slow.add(node)
+        always = [node for update in self.updates if update.guard == ONE for node in update.values]
+        used = {node for node in self._cone(always) if node not in slow}
+        border = {operand for node in used for operand in graph.operands(node)} | set(always)
+        return sorted(node for node in border if node in slow and node not in registers)
+
+    # The C text.
+
+    def source(self) -> str:
+        """Return the C functions."""
+        arguments = ["V *__restrict s", "uint8_t *__restrict b"]
+        arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
+        arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
+        text = [self._refresh(f"static void refresh_{self.name}(V *__restrict s)", None)]
+        text.append(self._function(f"static void {self.name}({', '.join(arguments)})", None))
+        if self.forced:
+            index = {node: place for place, node in enumerate(self.nets())}
+
+            def force(node: int, expression: str) -> str:
+                return f"STUCK({expression}, {index[node]})" if node in index else expression
+
+            stuck = ["const V *__restrict sa0", "const V *__restrict sa1"]
+            text.append(self._refresh(f"static void forced_refresh_{self.name}(V *__restrict s, {', '.join(stuck)})", force))
+            text.append(self._function(f"static void forced_{self.name}({', '.join(arguments + stuck)})", force))
+        return "\n".join(text)
+
+    def _load(self, node: int, kept: bool) -> str | None:
+        graph = self.netlist.graph
+        if node in self.bit_at:
+            return f"b[{self.bit_at[node]}]"
+        if node in self.vector_at and (kept or graph.op[node] == "src"):
+            return f"s[{self.vector_at[node]}]"
+        if graph.op[node] == "src":
+            _, port, index = graph.args[node]
+            if port in self.vector_ports:
+                return f"p_{port}[{index}]" if self.varying(node) else f"MASK(q_{port}[{index}])"
+            return f"q_{port}[{index}]"
+        return None
+
+    def _emitter(self, force, *, kept: bool) -> Emitter:
+        return Emitter(self.varying, lambda node: self._load(node, kept), force=force)
+
+    def _refresh(self, head: str, force) -> str:
+        emitter = self._emitter(force, kept=False)
+        stores = [f"s[{self.vector_at[node]}] = {emitter.vector(node)};" for node in self.kept]
+        return "\n".join([head + " {", "(void)s;", *emitter.lines, *stores, "}"])
+
+    def _function(self, head: str, force) -> str:
+        emitter = self._emitter(force, kept=True)
+        body = emitter.lines
+        scalar_stores = []
+        for update in self.updates:
+            if not self.varying.any(update.register.q):
+                for q, value in zip(update.register.q, update.values, strict=True):
+                    scalar_stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
+        changed = {update.guard for update in self.updates if update.guard != ONE and self._feeds_kept(update.register)}
+        guard_names = {
+            update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)
+        }
+        for group in self._groups():
+            guards = {update.guard for update in group}
+            if guards == {ONE}:
+                self._store(emitter, group, body, guard_names)
+                continue
+            inner = emitter.inner()
+            self._store(inner, group, inner.lines, guard_names)
+            condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
+            body += [f"if ({condition}) {{", *inner.lines, "}"]
+        if changed:
+            arguments = "s, sa0, sa1" if force else "s"
+            call = f"{'forced_' if force else ''}refresh_{self.name}({arguments});"
+            body.append(f"if ({' | '.join(guard_names[guard] for guard in sorted(changed))}) {call}")
+        return "\n".join([head + " {", *body, *scalar_stores, "}"])
+
+    def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], guard_names: dict[int, str]) -> None:
+        """Emit the new values of registers that read each other: all are computed before the first is written."""
+        stores = []
+        several = len({update.guard for update in group}) > 1
+        for update in group:
+            stuck = emitter.force or (lambda node, expression: expression)
+            own = []
+            for q, value in zip(update.register.q, update.values, strict=True):
+                expression = emitter.vector(value)
+                if len(group) == 1 and not self._reads(update, update):
+                    lines.append(f"s[{self.vector_at[q]}] = {stuck(q, expression)};")
+                else:
+                    own.append(f"s[{self.vector_at[q]}] = {stuck(q, expression)};")
+            if several and update.guard != ONE:
+                own = [f"if ({guard_names[update.guard]}) {{", *own, "}"]
+            stores += own
+        lines += stores
+
+    def _reads(self, update: _Update, other: _Update) -> bool:
+        return not self._sources(update).isdisjoint(other.register.q)
+
+    def _sources(self, update: _Update) -> set[int]:
+        key = id(update)
+        cache = self.__dict__.setdefault("_source_cache", {})
+        if key not in cache:
+            cone = self._cone(update.values)
+            # What is kept stands for the registers below it, which a refresh reads after all of them have changed.
+            cache[key] = {node for node in cone if self.netlist.graph.op[node] == "src"}
+        return cache[key]
+
+    def _feeds_kept(self, register: Register) -> bool:
+        return not self._cone(self.kept).isdisjoint(register.q)
+
+    def _groups(self) -> list[list[_Update]]:
+        """Return the registers of vectors, readers before what they read; those that read each other in a circle together."""
+        updates = [update for update in self.updates if self.varying.any(update.register.q)]
+        reads = {
+            i: {j for j, other in enumerate(updates) if j != i and self._reads(update, other)} for i, update in enumerate(updates)
+        }
+        reach = {}
+        for start in reads:
+            seen, todo = set(), [start]
+            while todo:
+                for following in reads[todo.pop()]:
+                    if following not in seen:
+                        seen.add(following)
+                        todo.append(following)
+            reach[start] = seen
+        groups, placed = [], set()
+        while len(placed) < len(updates):
+            for index in reads:
+                circle = {index} | {other for other in reach[index] if index in reach[other]}
+                readers = {other for other in reads if other not in circle and reads[other] & circle}
+                if index not in placed and readers <= placed:
+                    groups.append([updates[member] for member in sorted(circle)])
+                    placed |= circle
+                    break
+        return groups
+
+

@@ -1,0 +1,130 @@
+"""Where the bits of a design live: vectors (a bit per lane) and scalars, and the places that values are gathered in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sim.lanes.gates import ONE, ZERO
+from sim.lanes.plan import Varying
+
+__all__ = ["Copy", "Layout", "Root"]
+
+
+@dataclass(eq=False)
+class Root:
+    """A node that is computed into a place of its own: for whom, and the guards under which somebody needs it."""
+
+    node: int
+    place: int
+    owner: int
+    guards: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """``count`` vectors from one place to another, under a guard."""
+
+    guard: int
+    target: int
+    source: int
+    count: int
+
+
+class Layout:
+    """Allocates places and remembers what must be computed or copied into them before the clock edge.
+
+    Place 0 holds zeros and place 1 ones. ``vector`` and ``bit`` are the places of nodes that hold state or enter from outside;
+    ``owner`` says, by node, which unit changes it at the edge.
+    """
+
+    def __init__(self, varying: Varying) -> None:
+        self.varying = varying
+        self.vectors = 2
+        self.bits = 0
+        self.vector: dict[int, int] = {}
+        self.bit: dict[int, int] = {}
+        self.owner: dict[int, int] = {}
+        self.roots: dict[int, Root] = {}
+        self.broadcasts: dict[int, int] = {}
+        self.gathers: list[Copy] = []
+        self.bit_roots: list[tuple[int, int]] = []
+        self._zeros: dict[int, int] = {}
+        self._copies: dict[int, int] = {}
+
+    def allocate(self, count: int) -> int:
+        self.vectors += count
+        return self.vectors - count
+
+    def allocate_bits(self, count: int) -> int:
+        self.bits += count
+        return self.bits - count
+
+    def home(self, nodes: list[int], owner: int | None = None) -> int:
+        """Give nodes that hold state adjacent places, as vectors or scalars by what they are."""
+        nodes_vary = self.varying.any(nodes)
+        start = self.allocate(len(nodes)) if nodes_vary else self.allocate_bits(len(nodes))
+        for index, node in enumerate(nodes):
+            (self.vector if nodes_vary else self.bit)[node] = start + index
+            if owner is not None:
+                self.owner[node] = owner
+        return start
+
+    def place(self, node: int, guard: int, owner: int) -> int:
+        """Return where a node's vector is to be found at the edge, computed for this owner if need be."""
+        if node <= ONE:
+            return node
+        if node in self.vector:
+            return self.vector[node]
+        if not self.varying(node):
+            if node not in self.broadcasts:
+                self.broadcasts[node] = self.allocate(1)
+            return self.broadcasts[node]
+        if node not in self.roots:
+            self.roots[node] = Root(node, self.allocate(1), owner)
+        self.roots[node].guards.add(guard)
+        return self.roots[node].place
+
+    def run(self, nodes: list[int], guard: int, owner: int, *, own: bool = False) -> tuple[int, set[int]]:
+        """Return a place from which the nodes' vectors follow each other, and the owners whose state is read there at the edge.
+
+        With ``own`` they are copied, so that nobody's state is read.
+        """
+        if not own and all(node == ZERO for node in nodes):
+            return self._zero_run(len(nodes)), set()
+        places = [self.place(node, guard, owner) for node in nodes]
+        if not own and all(place == places[0] + index for index, place in enumerate(places)):
+            return places[0], {self.owner[node] for node in nodes if node in self.owner}
+        target = self.allocate(len(nodes))
+        start = 0
+        for index in range(1, len(places) + 1):
+            if index == len(places) or places[index] != places[index - 1] + 1:
+                self.gathers.append(Copy(guard, target + start, places[start], index - start))
+                start = index
+        return target, set()
+
+    def bit_run(self, nodes: list[int], *, own: bool = False) -> tuple[int, set[int]]:
+        """The same for scalars."""
+        places = [self.bit.get(node) for node in nodes]
+        adjacent = all(place is not None and place == places[0] + index for index, place in enumerate(places))
+        if not own and adjacent:
+            return places[0], {self.owner[node] for node in nodes if node in self.owner}
+        target = self.allocate_bits(len(nodes))
+        self.bit_roots += [(target + index, node) for index, node in enumerate(nodes)]
+        return target, set()
+
+    def scalar(self, node: int) -> int:
+        """Return where a scalar node is to be found from the end of the control on, also while owners change their state."""
+        if node in self.bit and node not in self.owner:
+            return self.bit[node]
+        if node not in self._copies:
+            self._copies[node] = self.allocate_bits(1)
+            self.bit_roots.append((self._copies[node], node))
+        return self._copies[node]
+
+    def _zero_run(self, count: int) -> int:
+        # Never written; one region serves all.
+        if count == 1:
+            return ZERO
+        if count not in self._zeros:
+            self._zeros[count] = self.allocate(count)
+        return self._zeros[count]

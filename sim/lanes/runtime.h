@@ -1,0 +1,152 @@
+// What every generated simulation needs. LANES is the number of bits of a vector: 512, 256, 128 or 64.
+// Before this: enum { VECTORS, BITS, LINES, INSTANCES }. After it: settle, edge, init, refresh, nets_of.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__AVX512VL__)
+#include <immintrin.h>
+#endif
+
+#if LANES == 64
+typedef uint64_t V;
+#define NONE ((V)0)
+#else
+typedef uint64_t V __attribute__((vector_size(LANES / 8)));
+#define NONE (V{})
+#endif
+#define ALL (~NONE)
+#define MASK(bit) (NONE - (uint64_t)(bit))
+#define STUCK(value, net) ((((value) & ~sa0[net])) | sa1[net])
+#define ENABLED(guard) ((guard) < 0 || b[guard])
+
+#if defined(__AVX512VL__) && LANES == 512
+#define MAJORITY(x, y, z) ((V)_mm512_ternarylogic_epi64((__m512i)(x), (__m512i)(y), (__m512i)(z), 0xE8))
+#else
+#define MAJORITY(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+#endif
+
+struct Simulation {
+    void *block;
+    V *s;  // in the block, aligned
+    uint8_t *b;
+    V **stuck;          // for each instance its masks (stuck at 0, then stuck at 1, one of each per net), or null
+    int32_t *position;  // of each delay line
+    uint64_t random;
+};
+
+static void settle(Simulation *);
+static void edge(Simulation *);
+static void init(Simulation *);
+static void refresh(Simulation *, int);
+static int nets_of(int);
+
+[[maybe_unused]] static void copies(V *s, const uint8_t *b, const int32_t (*t)[4], int count) {
+    for (int i = 0; i < count; ++i)
+        if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
+}
+
+// A word of a memory; beyond its end there are zeros.
+[[maybe_unused]] static void fetch(V *s, int target, int start, int width, uint32_t depth, uint32_t address) {
+    if (address < depth) memcpy(s + target, s + start + (size_t)address * width, width * sizeof(V));
+    else memset(s + target, 0, width * sizeof(V));
+}
+
+[[maybe_unused]] static void fetch_bits(uint8_t *b, int target, int start, int width, uint32_t depth, uint32_t address) {
+    if (address < depth) memcpy(b + target, b + start + (size_t)address * width, width);
+    else memset(b + target, 0, width);
+}
+
+[[maybe_unused]] static inline uint8_t read_bit(const uint8_t *memory, int width, uint32_t depth, int bit, uint32_t address) {
+    return address < depth ? memory[(size_t)address * width + bit] : 0;
+}
+
+// Delay lines keep all but their last stage in a ring. Columns: reset, target, source, width, ring, depth of the ring, number.
+template <typename T>
+static inline void delay(T *values, const uint8_t *b, int32_t *positions, const int32_t *t) {
+    const size_t bytes = t[3] * sizeof(T);
+    if (t[0] >= 0 && b[t[0]]) {
+        memset((void *)(values + t[1]), 0, bytes);
+        memset((void *)(values + t[4]), 0, bytes * t[5]);
+        return;
+    }
+    int32_t &position = positions[t[6]];
+    T *const place = values + t[4] + (size_t)position * t[3];
+    memcpy((void *)(values + t[1]), place, bytes);
+    memcpy((void *)place, values + t[2], bytes);
+    if (++position == t[5]) position = 0;
+}
+
+[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[7], int count) {
+    for (int i = 0; i < count; ++i) delay(sim->s, sim->b, sim->position, t[i]);
+}
+
+[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[7], int count) {
+    for (int i = 0; i < count; ++i) delay(sim->b, sim->b, sim->position, t[i]);
+}
+
+extern "C" {
+
+void lanes_delete(Simulation *sim) {
+    if (!sim) return;
+    free(sim->block);
+    free(sim->b);
+    if (sim->stuck)
+        for (int i = 0; i < INSTANCES; ++i) free(sim->stuck[i]);
+    free(sim->stuck);
+    free(sim->position);
+    free(sim);
+}
+
+// Returns null when there is not enough memory.
+Simulation *lanes_new() {
+    Simulation *sim = (Simulation *)calloc(1, sizeof(Simulation));
+    if (!sim) return nullptr;
+    // Fresh pages are zero and cost nothing until they are used: most of a deep accumulator memory never is.
+    sim->block = calloc(1, (VECTORS + 1) * sizeof(V));
+    sim->s = (V *)(((uintptr_t)sim->block + sizeof(V) - 1) / sizeof(V) * sizeof(V));
+    sim->b = (uint8_t *)calloc(BITS, 1);
+    sim->stuck = (V **)calloc(INSTANCES + 1, sizeof(V *));
+    sim->position = (int32_t *)calloc(LINES, sizeof(int32_t));
+    if (!sim->block || !sim->b || !sim->stuck || !sim->position) {
+        lanes_delete(sim);
+        return nullptr;
+    }
+    init(sim);
+    return sim;
+}
+
+int lanes_width() { return LANES; }
+void *lanes_vectors(Simulation *sim) { return sim->s; }
+uint8_t *lanes_bits(Simulation *sim) { return sim->b; }
+void lanes_settle(Simulation *sim) { settle(sim); }
+void lanes_edge(Simulation *sim) { edge(sim); }
+
+void lanes_unstick(Simulation *sim) {
+    for (int i = 0; i < INSTANCES; ++i) {
+        free(sim->stuck[i]);
+        sim->stuck[i] = nullptr;
+        refresh(sim, i);
+    }
+}
+
+// Add a stuck net; refresh with lanes_refresh once all are there. Returns 0, or 1 without memory or such a net.
+int lanes_stick(Simulation *sim, int instance, int net, int lane, int value) {
+    const int nets = nets_of(instance);
+    if (net >= nets) return 1;
+    V *&masks = sim->stuck[instance];
+    if (!masks) {
+        masks = (V *)aligned_alloc(sizeof(V) < 8 ? 8 : sizeof(V), 2 * nets * sizeof(V));
+        if (!masks) return 1;
+        memset((void *)masks, 0, 2 * nets * sizeof(V));
+    }
+    uint64_t *const word = (uint64_t *)(masks + net + (value ? nets : 0));
+    word[lane / 64] |= (uint64_t)1 << lane % 64;
+    return 0;
+}
+
+void lanes_refresh(Simulation *sim) {
+    for (int i = 0; i < INSTANCES; ++i) refresh(sim, i);
+}
+}

@@ -1,0 +1,137 @@
+"""The C file of a generated simulation: functions, tables, and the three steps init, settle and edge."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from sim.lanes.clusters import ClusterClass
+from sim.lanes.netlist import Instance
+from sim.lanes.schedule import Unit
+
+__all__ = ["write_source"]
+
+
+def write_source(generator, order: list[Unit], clusters: list[ClusterClass], instances: list[tuple[Instance, int]]) -> str:
+    """Return the C file; it needs runtime.h, and defines what that declares."""
+    layout = generator.layout
+    number = {vectors: index for index, (_, vectors) in enumerate(instances)}
+    functions = [kind.source() for kind in generator.kinds.values()]
+    functions += [cluster.source for cluster in clusters]
+    tables: list[str] = []
+    edge = _edge(generator, order, tables, number)
+    settle = list(generator.before)
+    for index, cluster in enumerate(clusters):
+        width = max(len(call) for call in cluster.calls)
+        tables.append(_table(f"calls{index}", cluster.calls, width))
+        settle.append(
+            f"for (int i = 0; i < {len(cluster.calls)}; ++i) if (ENABLED(calls{index}[i][0])) {cluster.name}(s, b, calls{index}[i]);"
+        )
+    # Gathers read clusters and old state, never each other.
+    gathers = [[layout.scalar(c.guard) if c.guard > 1 else -1, c.target, c.source, c.count] for c in layout.gathers if c.guard != 0]
+    if gathers:
+        tables.append(_table("gathers", gathers, 4))
+        settle.append(f"copies(s, b, gathers, {len(gathers)});")
+    control = generator.control()
+    refresh = []
+    for instance, vectors in instances:
+        kind = generator.kinds[instance.kind]
+        refresh.append([vectors, number[vectors], list(generator.kinds).index(instance.kind)])
+    if refresh:
+        tables.append(_table("instances", refresh, 3))
+    tables.append(_table("initial", [[place] for place, _ in generator.init] or [[-1]], 1))
+    tables.append(_table("initial_bits", [[place] for place, _ in generator.bit_init] or [[-1]], 1))
+    lines = sum(unit.what in ("line", "bit_line") for unit in order)
+    text = [
+        f"enum {{ VECTORS = {layout.vectors}, BITS = {max(layout.bits, 1)}, LINES = {max(lines, 1)}, INSTANCES = {len(instances)} }};",
+        '#include "runtime.h"',
+        *functions,
+        *tables,
+        "static void control(V *__restrict s, uint8_t *__restrict b) {",
+        *control,
+        "}",
+        "static void settle(Simulation *sim) {",
+        "V *const s = sim->s; uint8_t *const b = sim->b; (void)s;",
+        "control(s, b);",
+        *settle,
+        "}",
+        "static void edge(Simulation *sim) {",
+        "V *const s = sim->s; uint8_t *const b = sim->b; (void)s;",
+        *edge,
+        f"memcpy(b + {generator.scalar_start}, b + {generator.next_start}, {generator.scalar_count});",
+        "}",
+        *_init(generator, len(generator.init), len(generator.bit_init), bool(refresh)),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _table(name: str, rows: list[list[int]], width: int) -> str:
+    body = ",\n".join("{" + ",".join(map(str, row)) + "}" for row in rows)
+    return f"static const int32_t {name}[{len(rows)}][{width}] = {{\n{body}}};"
+
+
+def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int]) -> list[str]:
+    text = []
+    lines = 0
+    for group, ((what, _), units) in enumerate(groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))):
+        codes = [generator.code[unit] for unit in units]
+        if what == "copy":
+            tables.append(_table(f"group{group}", [[c["guard"], c["target"], c["source"], c["count"]] for c in codes], 4))
+            text.append(f"copies(s, b, group{group}, {len(codes)});")
+        elif what in ("line", "bit_line"):
+            rows = [
+                [c["reset"], c["target"], c["source"], c["count"], c["ring"], c["depth"], lines + index]
+                for index, c in enumerate(codes)
+            ]
+            lines += len(codes)
+            tables.append(_table(f"group{group}", rows, 7))
+            text.append(f"{'delays' if what == 'line' else 'delay_bits'}(sim, group{group}, {len(codes)});")
+        elif what == "instance":
+            kind = codes[0]["kind"]
+            rows = [[c["vectors"], c["bits"], number[c["vectors"]], *c["ports"]] for c in codes]
+            tables.append(_table(f"group{group}", rows, len(rows[0])))
+            arguments = ["s + t[0]", "b + t[1]"]
+            arguments += [f"s + t[{3 + k}]" for k in range(len(kind.vector_ports))]
+            arguments += [f"b + t[{3 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
+            call = f"{kind.name}({', '.join(arguments)});"
+            if kind.forced:
+                stuck = f"forced_{kind.name}({', '.join([*arguments, 'f', f'f + {len(kind.nets())}'])});"
+                call = f"const V *const f = sim->stuck[t[2]]; if (f) {stuck} else {call}"
+            text.append(f"for (int i = 0; i < {len(rows)}; ++i) {{ const int32_t *const t = group{group}[i]; {call} }}")
+        elif what == "write":
+            text += [line for code in codes for line in code["lines"]]
+        else:
+            text += codes
+    return text
+
+
+def _kind_of(generator, unit: Unit) -> str:
+    return generator.code[unit]["kind"].name if unit.what == "instance" else ""
+
+
+def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
+    text = ["static void refresh(Simulation *sim, int i) {", "(void)sim; (void)i;"]
+    if instances:
+        text += ["V *const s = sim->s + instances[i][0];", "switch (instances[i][2]) {"]
+        for index, kind in enumerate(generator.kinds.values()):
+            call = f"refresh_{kind.name}(s);"
+            if kind.forced:
+                pointers = f"sim->stuck[i], sim->stuck[i] + {len(kind.nets())}"
+                call = f"if (sim->stuck[i]) forced_refresh_{kind.name}(s, {pointers}); else {call}"
+            text.append(f"case {index}: {call} break;")
+        text.append("}")
+    nets = [f"case {index}: return {len(kind.nets()) if kind.forced else 0};" for index, kind in enumerate(generator.kinds.values())]
+    switch = ["switch (instances[i][2]) {", *nets, "}"] if instances else []
+    return [
+        *text,
+        "}",
+        "static int nets_of(int i) {",
+        *switch,
+        "(void)i; return 0;",
+        "}",
+        "static void init(Simulation *sim) {",
+        "sim->s[1] = ALL;",
+        f"for (int i = 0; i < {vectors}; ++i) sim->s[initial[i][0]] = ALL;",
+        f"for (int i = 0; i < {bits}; ++i) sim->b[initial_bits[i][0]] = 1;",
+        "for (int i = 0; i < INSTANCES; ++i) refresh(sim, i);",
+        "}",
+    ]
