@@ -112,5 +112,5 @@ class Emitter:
                 return f"({select} & {high}) | (~{select} & {low})" if vector else f"{select} ? {high} : {low}"
             case "maj":
                 x, y, z = operands
-                return f"MAJORITY({x}, {y}, {z})"
+                return f"MAJORITY({x}, {y}, {z})" if vector else f"({x} & {y}) | ({z} & ({x} | {y}))"
         raise AssertionError(f"node {node} ({self.graph.op[node]}) must be loaded")

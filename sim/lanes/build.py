@@ -1,0 +1,95 @@
+"""The accelerator's lane simulation: generated from the hardware description, compiled, cached."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from epsilon.config import ArrayConfig
+from sim.lanes.backend import Backend, build
+from sim.toolchain import cache_folder, cached
+
+__all__ = ["BuiltAccelerator", "beat_bytes", "build_accelerator", "generate_accelerator"]
+
+SOURCE = Path(__file__).parents[2]
+STREAMS = ("commands", "weights", "activations", "faults", "results", "readback", "signatures")
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltAccelerator:
+    """The library, the number of each PE in it by (row, column), and the names of the nets that can be stuck."""
+
+    library: ctypes.CDLL
+    instances: dict[tuple[int, int], int]
+    net_names: list[str]
+
+
+def beat_bytes(config: ArrayConfig) -> dict[str, int]:
+    """Return the bytes of a beat of every stream."""
+    from hdl.verilog import port_widths
+
+    sizes = {name: (width + 7) // 8 for name, width in port_widths(config).items()}
+    return {"faults": 2 * config.cols, **sizes}
+
+
+def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[str, dict]:
+    """Return the C text of an accelerator, and the facts about it that are needed to use it."""
+    from hdl.accelerator import EpsilonAccelerator
+    from hdl.array import PE_MODULE, SharedModules
+    from hdl.pe import ProcessingElement
+    from hdl.verilog import AXI_NAMES, TOP_MODULE
+    from sim.lanes.generator import generate
+    from sim.lanes.netlist import read_netlist
+
+    platform = SharedModules()
+    pe = ProcessingElement(config)
+    pe_ports = {"_".join(path): signal for path, _, signal in pe.signature.flatten(pe)}
+    shared = {PE_MODULE: read_netlist(pe, PE_MODULE, pe_ports, platform=platform, literal=nets)}
+    top = EpsilonAccelerator(config)
+    ports = {"_".join(AXI_NAMES.get(part, part) for part in path): signal for path, _, signal in top.signature.flatten(top)}
+    netlist = read_netlist(top, TOP_MODULE, ports, platform=platform, shared=shared)
+    varying = {"weights_tdata", "activations_tdata"} | ({"faults_tdata"} if config.fault_injection else set())
+    generated = generate(netlist, varying, shared, forced=frozenset(shared) if nets else frozenset())
+    defines = [f"#define PLACE_{name} {port.place}" for name, port in generated.ports.items()]
+    defines += [f"#define BYTES_{name} {size}" for name, size in beat_bytes(config).items()]
+    defines.append(f"#define HAVE_FAULTS {int(config.fault_injection)}")
+    instances = {}
+    for name, number in generated.instances.items():
+        row, col = name.rpartition("pe_")[2].split("_")
+        instances[f"{row},{col}"] = number
+    facts = {"instances": instances, "net_names": generated.net_names.get(PE_MODULE, [])}
+    return generated.source + "\n".join(defines) + "\n", facts
+
+
+def build_accelerator(config: ArrayConfig, backend: Backend, *, nets: bool = False) -> BuiltAccelerator:
+    """Return the compiled accelerator, from the cache or newly built (seconds).
+
+    Raises
+    ------
+    ToolError
+        When the C++ compiler is missing or fails.
+    """
+
+    def generate_into(work: Path) -> None:
+        text, facts = generate_accelerator(config, nets=nets)
+        (work / "accelerator.cpp").write_text(text)
+        (work / "facts.json").write_text(json.dumps(facts))
+
+    folder = cached(cache_folder() / "lanes" / f"source-{_key(config, nets)}", generate_into)
+    facts = json.loads((folder / "facts.json").read_text())
+    library = build((folder / "accelerator.cpp").read_text(), backend, driver="driver.cpp")
+    instances = {tuple(map(int, place.split(","))): number for place, number in facts["instances"].items()}
+    return BuiltAccelerator(library, instances, facts["net_names"])
+
+
+def _key(config: ArrayConfig, nets: bool) -> str:
+    """Return a hash of everything that the generated text depends on."""
+    state = hashlib.sha256(json.dumps([config.describe(), nets], sort_keys=True).encode())
+    sources = [*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py"]
+    names = ("build", "gates", "netlist", "plan", "emitter", "kinds", "layout", "clusters", "schedule", "generator", "writer")
+    for source in [*sources, *(SOURCE / "sim" / "lanes" / f"{name}.py" for name in names)]:
+        state.update(source.read_bytes())
+    return state.hexdigest()[:24]

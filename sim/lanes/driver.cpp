@@ -1,0 +1,206 @@
+// Drives a generated accelerator: a whole program per call, one beat of every stream per clock cycle, as sim/harness.cpp does.
+//
+// The generator defines IN_<stream>, OUT_<stream>, ..: places of ports; BYTES_<stream>: bytes of a beat; HAVE_FAULTS.
+
+#include "transpose.h"
+
+namespace {
+
+enum Input { COMMANDS, WEIGHTS, ACTIVATIONS, FAULTS, INPUTS };
+enum Output { RESULTS, READBACK, SIGNATURES, OUTPUTS };
+enum Status { OK = 0, TIMEOUT = 1, OVERFLOW = 2, LEFTOVER = 3 };
+
+// Mirrored by sim/lanes/model.py. Strides in bytes; a lane stride of 0 gives all lanes the same beats. Pauses in 1/65536.
+struct Job {
+    const uint8_t *input[INPUTS];
+    int64_t input_lane_stride[INPUTS];
+    int64_t input_beat_stride[INPUTS];
+    uint64_t input_beats[INPUTS];
+    uint8_t *output[OUTPUTS];
+    int64_t output_lane_stride[OUTPUTS];
+    uint64_t output_capacity[OUTPUTS];
+    uint64_t output_beats[OUTPUTS];  // written
+    uint64_t lanes;                  // of this simulation that are in use
+    uint64_t max_cycles;
+    uint64_t busy_cycles;            // written: the accelerator's own counter
+    uint64_t clock_cycles;           // written
+    uint32_t input_pause[INPUTS];
+    uint32_t output_pause[OUTPUTS];
+    uint64_t seed;
+    uint8_t *trace;                  // null, or a record of the outputs in every cycle of these lanes
+    uint64_t trace_cycles;
+};
+
+struct Random {
+    uint64_t state;
+    bool pauses(uint32_t pause) {
+        if (!pause) return false;
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        return ((state * 0x2545F4914F6CDD1DULL) >> 48) < pause;
+    }
+};
+
+void put_bits(uint8_t *b, const uint8_t *beat, int bytes) {
+    for (int i = 0; i < bytes; ++i)
+        for (int k = 0; k < 8; ++k) b[8 * i + k] = beat[i] >> k & 1;
+}
+
+uint32_t word_of(const uint8_t *b, int width) {
+    uint32_t word = 0;
+    for (int k = 0; k < width; ++k) word |= (uint32_t)b[k] << k;
+    return word;
+}
+
+// The beats of an input stream, a few ahead of time when the lanes differ: transposing many at once reads memory in longer runs.
+struct Source {
+    enum { AHEAD = 16 };
+    const uint8_t *data;
+    int64_t lane_stride, beat_stride;
+    uint64_t lanes, end, ready_from = 0, ready_to = 0;
+    int bytes;
+    V *ahead = nullptr;
+
+    ~Source() { free(ahead); }
+
+    void put(V *port, uint64_t beat) {
+        if (!lane_stride) {
+            const uint8_t *const bits = data + beat * beat_stride;
+            for (int i = 0; i < bytes; ++i)
+                for (int k = 0; k < 8; ++k) port[8 * i + k] = MASK(bits[i] >> k & 1);
+            return;
+        }
+        const size_t size = (size_t)bytes * 8;
+        if (beat >= ready_to) {
+            if (!ahead) ahead = (V *)aligned_alloc(64, (AHEAD * size * sizeof(V) + 63) / 64 * 64);
+            ready_from = beat;
+            ready_to = beat + AHEAD < end ? beat + AHEAD : end;
+            for (uint64_t next = ready_from; next < ready_to; ++next)
+                to_lanes(data + next * beat_stride, lane_stride, bytes, lanes, ahead + (next - ready_from) * size);
+        }
+        memcpy((void *)port, ahead + (beat - ready_from) * size, size * sizeof(V));
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+void epsilon_reset(Simulation *sim) {
+    uint8_t *const b = sim->b;
+    b[PLACE_rst] = 1;
+    b[PLACE_commands_tvalid] = b[PLACE_weights_tvalid] = b[PLACE_activations_tvalid] = 0;
+    b[PLACE_results_tready] = b[PLACE_readback_tready] = b[PLACE_signatures_tready] = 0;
+#if HAVE_FAULTS
+    b[PLACE_faults_tvalid] = 0;
+#endif
+    for (int cycle = 0; cycle < 2; ++cycle) {
+        settle(sim);
+        edge(sim);
+    }
+    b[PLACE_rst] = 0;
+    settle(sim);
+}
+
+int epsilon_run(Simulation *sim, Job *job) {
+    uint8_t *const b = sim->b;
+    V *const s = sim->s;
+    Random random{job->seed | 1};
+    uint64_t next[INPUTS] = {};
+    bool offered[INPUTS] = {};
+    int status = OK;
+    Source sources[INPUTS];
+    const int bytes[INPUTS] = {BYTES_commands, BYTES_weights, BYTES_activations, BYTES_faults};
+    for (int i = 0; i < INPUTS; ++i) {
+        sources[i].data = job->input[i];
+        sources[i].lane_stride = job->input_lane_stride[i];
+        sources[i].beat_stride = job->input_beat_stride[i];
+        sources[i].lanes = job->lanes;
+        sources[i].end = job->input_beats[i];
+        sources[i].bytes = bytes[i];
+    }
+    const uint32_t started = word_of(b + PLACE_cycles, 32);
+    for (uint64_t cycle = 0;; ++cycle) {
+        if (cycle == job->max_cycles) {
+            status = TIMEOUT;
+            break;
+        }
+        // A stream keeps offering what it has offered; only a new beat may be held back.
+#define OFFER(INDEX, PORT, PUT)                                                                         \
+    if (!offered[INDEX] && next[INDEX] < job->input_beats[INDEX] && !random.pauses(job->input_pause[INDEX])) { \
+        PUT;                                                                                            \
+        offered[INDEX] = true;                                                                          \
+    }                                                                                                   \
+    b[PLACE_##PORT##_tvalid] = offered[INDEX];
+        OFFER(COMMANDS, commands,
+              put_bits(b + PLACE_commands_tdata, job->input[COMMANDS] + next[COMMANDS] * job->input_beat_stride[COMMANDS], BYTES_commands))
+        OFFER(WEIGHTS, weights, sources[WEIGHTS].put(s + PLACE_weights_tdata, next[WEIGHTS]))
+        OFFER(ACTIVATIONS, activations, sources[ACTIVATIONS].put(s + PLACE_activations_tdata, next[ACTIVATIONS]))
+#if HAVE_FAULTS
+        OFFER(FAULTS, faults, sources[FAULTS].put(s + PLACE_faults_tdata, next[FAULTS]))
+#endif
+        b[PLACE_results_tready] = !random.pauses(job->output_pause[RESULTS]);
+        b[PLACE_readback_tready] = !random.pauses(job->output_pause[READBACK]);
+        b[PLACE_signatures_tready] = !random.pauses(job->output_pause[SIGNATURES]);
+        settle(sim);
+
+        bool pending = false;
+#define ACCEPT(INDEX, PORT)                           \
+    if (offered[INDEX] && b[PLACE_##PORT##_tready]) { \
+        offered[INDEX] = false;                       \
+        ++next[INDEX];                                \
+    }                                                 \
+    pending |= next[INDEX] < job->input_beats[INDEX];
+        ACCEPT(COMMANDS, commands)
+        ACCEPT(WEIGHTS, weights)
+        ACCEPT(ACTIVATIONS, activations)
+#if HAVE_FAULTS
+        ACCEPT(FAULTS, faults)
+#endif
+#define TAKE(INDEX, PORT)                                                                                  \
+    if (b[PLACE_##PORT##_tvalid] && b[PLACE_##PORT##_tready]) {                                            \
+        if (job->output_beats[INDEX] == job->output_capacity[INDEX]) {                                     \
+            status = OVERFLOW;                                                                             \
+        } else {                                                                                           \
+            from_lanes(s + PLACE_##PORT##_tdata, BYTES_##PORT, job->lanes,                                 \
+                       job->output[INDEX] + job->output_beats[INDEX]++ * BYTES_##PORT, job->output_lane_stride[INDEX]); \
+        }                                                                                                  \
+    }
+        TAKE(RESULTS, results)
+        TAKE(READBACK, readback)
+        TAKE(SIGNATURES, signatures)
+        if (cycle < job->trace_cycles) {
+            // For each lane: flags and cycles, then the data of every output, valid or not.
+            const int size = 8 + BYTES_results + BYTES_readback + BYTES_signatures;
+            uint8_t *record = job->trace + cycle * job->lanes * size;
+            const uint32_t cycles = word_of(b + PLACE_cycles, 32);
+            uint32_t flags = b[PLACE_busy] | b[PLACE_commands_tready] << 1 | b[PLACE_weights_tready] << 2 |
+                             b[PLACE_activations_tready] << 3 | b[PLACE_results_tvalid] << 5 | b[PLACE_readback_tvalid] << 6 |
+                             b[PLACE_signatures_tvalid] << 7;
+#if HAVE_FAULTS
+            flags |= b[PLACE_faults_tready] << 4;
+#endif
+            for (uint64_t lane = 0; lane < job->lanes; ++lane) {
+                memcpy(record + lane * size, &flags, 4);
+                memcpy(record + lane * size + 4, &cycles, 4);
+            }
+            from_lanes(s + PLACE_results_tdata, BYTES_results, job->lanes, record + 8, size);
+            from_lanes(s + PLACE_readback_tdata, BYTES_readback, job->lanes, record + 8 + BYTES_results, size);
+            from_lanes(s + PLACE_signatures_tdata, BYTES_signatures, job->lanes, record + 8 + BYTES_results + BYTES_readback, size);
+        }
+        if (!b[PLACE_busy]) {
+            if (!pending) break;
+            if (next[COMMANDS] == job->input_beats[COMMANDS]) {
+                status = LEFTOVER;  // data without a command that would ever take it
+                break;
+            }
+        }
+        edge(sim);
+        ++job->clock_cycles;
+        if (status != OK) break;
+    }
+    job->busy_cycles += (uint32_t)(word_of(b + PLACE_cycles, 32) - started);
+    return status;
+}
+}
