@@ -238,6 +238,54 @@ def test_no_compiler_is_a_sentence(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_run_on_rtl_gives_what_the_emulator_gives_and_its_waveform(tmp_path):
+    found = {}
+    for place, more in (("emulator", []), ("rtl", ["--waves", tmp_path / "waves.vcd"])):
+        options = ["--images", 8, "--rows", 4, "--cols", 3, "--multiplier", "KV6", "--faults", 0.4, "--repair", "invert"]
+        result = epsilon("run", "--on", place, *options, *more, "--json", tmp_path / f"{place}.json")
+        assert result.exit_code == 0, result.output
+        found[place] = json.loads((tmp_path / f"{place}.json").read_text())
+        assert found[place].pop("on") == place
+    assert found["rtl"] == found["emulator"]
+    assert sum(found["rtl"]["cycles"].values()) > 0
+    with (tmp_path / "waves.vcd").open() as waves:
+        head = waves.read(2000)
+    assert "$timescale" in head
+    assert (tmp_path / "waves.vcd").stat().st_size > 100_000
+    assert {path.suffix for path in tmp_path.iterdir()} == {".vcd", ".json"}
+
+
+def test_waves_into_a_missing_folder(tmp_path):
+    assert "There is no folder" in refused("run", "--on", "rtl", "--waves", tmp_path / "missing" / "w.vcd")
+
+
+def test_bench_array_counts_what_it_ran(tmp_path):
+    options = ["--rows", 4, "--cols", 3, "--multiplier", "KV6", "--repeat", 1]
+    result = epsilon("bench", "array", *options, "--json", tmp_path / "bench.json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert row["array"] == "4x3 KV6"
+    assert row["mac_per_s"] > 1e5
+    # 64 outputs fill 21 columns of three and leave two empty once; the reduction of 576 fills the rows.
+    assert 0.9 < row["busy"] < 1
+    assert row["mac_per_cycle"] == pytest.approx(row["busy"] * 12)
+
+
+def test_train_writes_a_network_that_runs(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    result = epsilon("train", "digits", "--epochs", 2, "--tuning-epochs", 0, "-o", path)
+    assert result.exit_code == 0, result.output
+    assert "v2022/mul8s_1KVP" in result.stdout
+    assert epsilon("run", "--network", path, "--images", 5).exit_code == 0
+
+
+def test_train_refuses_before_it_works(tmp_path):
+    assert "must be one of digits, mnist" in refused("train", "imagenet", "-o", tmp_path / "n.safetensors")
+    assert "There is no folder" in refused("train", "digits", "-o", tmp_path / "missing" / "n.safetensors")
+    assert "number of epochs" in refused("train", "digits", "--epochs", 0, "-o", tmp_path / "n.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_traceback_on_request():
     result = epsilon("--traceback", "run", "--faults", 2)
     assert isinstance(result.exception, ValueError)
