@@ -19,7 +19,7 @@ from epsilon.detector import Detector, get_detector
 from epsilon.executor import Execution, encode
 from epsilon.importance import OFFSET, LayerImportance, importances
 from epsilon.network import QuantizedNetwork
-from epsilon.repair import Repair, RepairContext, input_grid, rewritten, useful_bits
+from epsilon.repair import Repair, RepairContext, golden_totals, input_grid, rewritten, useful_bits
 from epsilon.signatures import Signature, count_records, golden_quartiles
 
 __all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
@@ -158,10 +158,7 @@ class Controller:
         self.repair = repair
         self.detector = get_detector(detector)
         self.importances = importances(accelerator.network, offset)
-        self._layers = {
-            name: _LayerBook(accelerator.network, name, importance, None if golden is None else golden[name])
-            for name, importance in self.importances.items()
-        }
+        self._layers = {name: _LayerBook(accelerator, name, importance, golden) for name, importance in self.importances.items()}
 
     def stream(self, images: np.ndarray | torch.Tensor, *, lookahead: int = 256, progress: Progress | None = None) -> StreamResult:
         """Run a stream of images one after another; the results are the same for every ``lookahead``.
@@ -239,8 +236,8 @@ class Controller:
         seen = accelerator.read_weights(name)
         stuck = None
         if self.repair.needs_probe:
-            stuck = useful_bits(accelerator.probe(name), accelerator.config.multiplier.used_weight_bits)
-        words = self.repair.repair_layer(layer.context(seen, stuck, accelerator.config.multiplier.used_weight_bits))
+            stuck = useful_bits(accelerator.probe(name), layer.used_weight_bits)
+        words = self.repair.repair_layer(layer.context(seen, stuck))
         changed = rewritten(layer.words, words)
         if changed:
             accelerator.write_weights(name, words)
@@ -296,26 +293,31 @@ def repair_all(accelerator: Accelerator, repair: Repair, golden: Mapping[str, np
 class _LayerBook:
     """What the controller knows of a layer: from before deployment, and from its own repairs."""
 
-    def __init__(self, network: QuantizedNetwork, name: str, importance: LayerImportance, golden: np.ndarray | None) -> None:
-        layer = network[name]
+    def __init__(
+        self, accelerator: Accelerator, name: str, importance: LayerImportance, golden: Mapping[str, np.ndarray] | None
+    ) -> None:
+        layer = accelerator.network[name]
         self.importance = importance
-        self.golden = golden
+        self.golden = None if golden is None else golden[name]
+        self.used_weight_bits = accelerator.config.multiplier.used_weight_bits
+        self.totals = golden_totals(layer.matrix, self.used_weight_bits)
         self.signature = Signature.of(layer.matrix)
         self.reference: ScanRecords = count_records(layer.matrix, golden_quartiles(layer))
         self.words = WeightWords.plain(layer.matrix)
         self.known: StuckBits | None = None
-        self.grid = input_grid(network, name)
+        self.grid = input_grid(accelerator.network, name)
 
-    def context(self, seen: np.ndarray, stuck: StuckBits | None, used_weight_bits: int) -> RepairContext:
+    def context(self, seen: np.ndarray, stuck: StuckBits | None) -> RepairContext:
         return RepairContext(
             words=self.words,
             seen=seen,
             signature=self.signature,
+            totals=self.totals,
             threshold=self.importance.threshold_codes,
             stuck=stuck,
             known=self.known,
             golden=self.golden,
-            used_weight_bits=used_weight_bits,
+            used_weight_bits=self.used_weight_bits,
             grid=self.grid,
         )
 

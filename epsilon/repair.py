@@ -2,7 +2,7 @@
 
 A stuck bit stays whatever is written, so every policy is a choice of where the corrected value lives: in what the faulty register
 still can hold (``quartile``, ``clip``, ``nearest``), in its complement behind a polarity flag (``invert``), or nowhere (``zero``).
-``nearest`` and ``invert`` aim at a target: the golden weight where memory still has it, else the most probable code.
+``nearest`` and ``invert`` aim at a target: the golden weight where memory still has it, else an estimate of it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from epsilon.accelerator import StuckBits, WeightWords
 from epsilon.compensation import compensated
+from epsilon.estimation import distinct, expected, most_probable
 from epsilon.network import Convolution, Flatten, QuantizedNetwork
 from epsilon.signatures import Signature
 from epsilon.validation import output_shapes
@@ -24,14 +25,15 @@ __all__ = [
     "Repair",
     "RepairContext",
     "get_repair",
+    "golden_totals",
     "golden_weights",
-    "most_probable",
+    "input_grid",
     "placed",
     "rewritten",
     "useful_bits",
 ]
 
-TARGETS = ("auto", "golden", "map")
+TARGETS = ("auto", "golden", "expected", "map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class RepairContext:
         Its weights as the multipliers see them, read back.
     signature : Signature
         Of the golden weights.
+    totals : int64 (N,)
+        Sum of each output's golden codes, bits that no product depends on cleared.
     threshold : float
         T_l (Eq. 3) in codes.
     stuck : StuckBits or None
@@ -63,6 +67,7 @@ class RepairContext:
     words: WeightWords
     seen: np.ndarray
     signature: Signature
+    totals: np.ndarray
     threshold: float
     stuck: StuckBits | None = None
     known: StuckBits | None = None
@@ -141,8 +146,9 @@ class NearestRepair:
     Parameters
     ----------
     target : str
-        ``golden`` (memory still has the weights), ``map`` (the most probable code under the golden histogram among those that agree
-        with the bits that are not stuck) or ``auto`` (``golden`` where it is known).
+        ``golden`` (memory still has the weights); among the codes that agree with the bits that are not stuck, ``map`` (the most
+        probable one under the golden histogram) or ``expected`` (their mean under it, and under the golden sum of the output's
+        codes); ``auto`` (``golden`` where it is known, else ``expected``).
     compensate : bool
         Whether other weights make up for the error (``epsilon.compensation``); without, each weight is nearest by itself.
     """
@@ -160,18 +166,23 @@ class NearestRepair:
     def repair_layer(self, context: RepairContext) -> WeightWords:
         if self.target == "golden" and context.golden is None:
             raise ValueError(f"The repair {self.name} aims at the golden weights, but memory no longer has them")
-        if self.target != "map" and context.golden is not None:
+        if self.target in ("auto", "golden") and context.golden is not None:
             aim, old = context.golden, WeightWords.plain(context.golden)
         else:
             # What was written around a stuck bit is no longer what was read there first: only newly stuck bits are a riddle.
             fresh = _stuck(context.stuck) if context.known is None else _stuck(context.stuck) & ~_stuck(context.known)
             if not fresh.any():
                 return context.words
-            aim, old = most_probable(context.seen, fresh, context.signature.histogram), context.words
+            aim, old = self._estimate(context, fresh), context.words
         used, grid = context.used_weight_bits, context.grid if self.compensate else None
         code, invert = placed(aim, context.stuck, invert=self._invert, used=used, grid=grid)
         ignored = old.code & ~np.uint8(used).view(np.int8)
         return WeightWords(np.where(old.bypass, old.code, code | ignored), np.where(old.bypass, old.invert, invert), old.bypass)
+
+    def _estimate(self, context: RepairContext, uncertain: np.ndarray) -> np.ndarray:
+        if self.target == "map":
+            return most_probable(context.seen, uncertain, context.signature.histogram)
+        return expected(context.seen, uncertain, context.signature.histogram, context.totals, context.used_weight_bits)
 
 
 class InvertRepair(NearestRepair):
@@ -221,6 +232,11 @@ def input_grid(network: QuantizedNetwork, name: str) -> tuple[int, int, int]:
     return layer.weight.shape[1], 1, 1
 
 
+def golden_totals(codes: np.ndarray, used_weight_bits: int) -> np.ndarray:
+    """Return what is kept of golden codes, int8 (N, K), for estimates: the sum of each output, ignored bits cleared, int64 (N,)."""
+    return (codes & np.uint8(used_weight_bits).view(np.int8)).sum(axis=1, dtype=np.int64)
+
+
 def useful_bits(stuck: StuckBits, used_weight_bits: int) -> StuckBits:
     """Return the stuck bits without those that the multiplier ignores."""
     used = np.uint8(used_weight_bits)
@@ -231,36 +247,6 @@ def rewritten(before: WeightWords, after: WeightWords) -> int:
     """Return how many words differ."""
     differ = (before.code != after.code) | (before.invert != after.invert) | (before.bypass != after.bypass)
     return int(np.count_nonzero(differ))
-
-
-def most_probable(seen: np.ndarray, uncertain: np.ndarray, histogram: np.ndarray) -> np.ndarray:
-    """Return the code that occurs most often among those that agree with ``seen`` in every certain bit.
-
-    Parameters
-    ----------
-    seen : int8 (N, K)
-    uncertain : uint8 (N, K)
-        A set bit may have any value.
-    histogram : int (256,)
-        Occurrences of each code, index ``code + 128``. Equally frequent: the smaller magnitude, then the lower code.
-
-    Returns
-    -------
-    int8 (N, K)
-    """
-    codes = np.arange(-128, 128)
-    preference = np.lexsort((codes, np.abs(codes), -histogram))
-    rank = np.empty(256, dtype=np.int64)
-    rank[preference] = np.arange(256)
-    patterns = codes.astype(np.int8).view(np.uint8)
-    masks, which = _distinct(uncertain)
-    tables = np.empty((len(masks), 256), dtype=np.int8)
-    for table, mask in zip(tables, masks, strict=True):
-        certain = patterns & ~np.uint8(mask)
-        best = np.full(256, 256)
-        np.minimum.at(best, certain, rank)
-        table[:] = codes[preference[best[certain]]]
-    return tables[which, seen.astype(np.int16) + 128]
 
 
 def placed(
@@ -285,7 +271,7 @@ def placed(
     grid : (int, int, int), optional
         With it, weights make up for each other's errors; see ``epsilon.compensation.compensated``.
     """
-    pairs, which = _distinct(stuck.sa0.astype(np.uint16) << 8 | stuck.sa1)
+    pairs, which = distinct(stuck.sa0.astype(np.uint16) << 8 | stuck.sa1)
     values, codes, flags = (
         np.stack(rows) for rows in zip(*(_placement(int(p) >> 8, int(p) & 0xFF, invert, used) for p in pairs), strict=True)
     )
@@ -315,14 +301,6 @@ def _nearest(choices: np.ndarray, targets: np.ndarray) -> np.ndarray:
     gap_after, gap_before = np.abs(choices[after] - targets), np.abs(choices[before] - targets)
     smaller = np.abs(choices[before]) < np.abs(choices[after])
     return np.where((gap_before < gap_after) | ((gap_before == gap_after) & smaller), before, after)
-
-
-def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct values of 8- or 16-bit keys and the index of each key's value."""
-    present = np.flatnonzero(np.bincount(keys.reshape(-1), minlength=1))
-    index = np.empty(present[-1] + 1, dtype=np.intp)
-    index[present] = np.arange(len(present))
-    return present, index[keys]
 
 
 def _stuck(bits: StuckBits) -> np.ndarray:

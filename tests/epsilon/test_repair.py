@@ -12,14 +12,15 @@ from epsilon.accelerator import StuckBits, WeightWords, seen_by_multiplier
 from epsilon.config import ArrayConfig
 from epsilon.controller import repair_all
 from epsilon.emulator import Emulator
+from epsilon.estimation import expected, most_probable
 from epsilon.faults import FaultMap
 from epsilon.repair import (
     REPAIRS,
     RepairContext,
     get_repair,
+    golden_totals,
     golden_weights,
     input_grid,
-    most_probable,
     placed,
     rewritten,
     useful_bits,
@@ -38,6 +39,7 @@ def context_of(golden, sa0, sa1, *, words=None, known=None, tell=True, threshold
         words=words,
         seen=seen_by_multiplier(words, stuck),
         signature=Signature.of(golden),
+        totals=golden_totals(golden, 0xFF),
         threshold=threshold,
         stuck=stuck,
         known=known,
@@ -101,6 +103,46 @@ def test_most_probable_code_by_brute_force(histogram, seen, uncertain):
     assert found == min(agreeing, key=lambda code: (-histogram[code + 128], abs(code), code))
 
 
+def test_expected_code_by_hand():
+    # Twenty at 4, sixty at 68: a reading of 4 with bit 6 unknown is one of them.
+    histogram = np.zeros(256, np.int64)
+    histogram[[128 + 4, 128 + 68]] = 20, 60
+    seen, uncertain = np.array([[4, 4, 7]], np.int8), np.array([[64, 64, 0]], np.uint8)
+    expectation = 4 + 64 * 0.75
+    found = expected(seen, uncertain, histogram, np.array([round(2 * expectation) + 7]))
+    assert found[0] == pytest.approx([expectation, expectation, 7], abs=1)
+    # The known sum of the output decides; what is certain stays.
+    assert expected(seen, uncertain, histogram, np.array([4 + 4 + 7])).tolist() == [[4, 4, 7]]
+    assert expected(seen, uncertain, histogram, np.array([68 + 68 + 7])).tolist() == [[68, 68, 7]]
+
+
+@given(st.integers(0, 2**32 - 1), BYTE)
+def test_expected_codes_lie_among_what_agrees_and_add_up(seed, used):
+    golden, sa0, sa1 = layer(seed, shape=(6, 40))
+    uncertain = (sa0 | sa1) & np.uint8(used)
+    keep = np.uint8(used).view(np.int8)
+    seen = ((golden.view(np.uint8) & ~sa0) | sa1).view(np.int8)
+    totals = golden_totals(golden, used)
+    found = expected(seen, uncertain, Signature.of(golden).histogram, totals, used)
+    assert not (found & ~keep).any()
+    certain = uncertain == 0
+    assert np.array_equal(found[certain], (golden & keep)[certain])
+    if used == 0xFF:
+        free = ~certain.all(axis=1) & (np.abs(found).max(axis=1) < 127)
+        assert (np.abs(found.sum(axis=1, dtype=int) - totals)[free] <= 0.5 * np.count_nonzero(~certain, axis=1)[free]).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 9), (40, 100)])
+def test_expected_is_nearer_than_most_probable(shape):
+    golden, sa0, sa1 = layer(14, shape=shape)
+    context = context_of(golden, sa0, sa1, tell=False)
+    errors = {}
+    for target in ("map", "expected"):
+        words = get_repair("invert", target=target, compensate=False).repair_layer(context)
+        errors[target] = ((after(words, context) - golden) ** 2).mean()
+    assert errors["expected"] < 0.8 * errors["map"]
+
+
 @pytest.mark.parametrize("name", REPAIRS)
 @pytest.mark.parametrize("tell", [True, False])
 def test_a_healthy_layer_is_left_alone(name, tell):
@@ -135,14 +177,16 @@ def test_targeted_repairs_bring_weights_nearer(name, tell):
 
 
 @pytest.mark.parametrize("name", ["nearest", "invert"])
-def test_target_map_never_looks_at_the_golden_weights(name):
+@pytest.mark.parametrize("target", ["map", "expected"])
+def test_estimates_never_look_at_the_golden_weights(name, target):
     golden, sa0, sa1 = layer(4, bits=2)
     told, untold = (context_of(golden, sa0, sa1, tell=tell) for tell in (True, False))
-    words = [get_repair(name, target="map").repair_layer(told), get_repair(name).repair_layer(untold)]
+    words = [get_repair(name, target=target).repair_layer(context) for context in (told, untold)]
     assert rewritten(*words) == 0
     # Memory lost what the stuck bits hid: other words of which the registers hold the same give the same repair.
     lost = context_of(golden, sa0, sa1, words=WeightWords.plain(untold.seen), tell=False)
-    relearnt = get_repair(name).repair_layer(RepairContext(**{**vars(lost), "signature": untold.signature}))
+    remembered = {"signature": untold.signature, "totals": untold.totals}
+    relearnt = get_repair(name, target=target).repair_layer(RepairContext(**{**vars(lost), **remembered}))
     assert np.array_equal(after(relearnt, untold), after(words[1], untold))
 
 
@@ -298,7 +342,7 @@ def test_a_large_layer_takes_seconds_at_most():
 def test_unknown_repairs_and_options_are_refused():
     with pytest.raises(ValueError, match="one of quartile, zero, nearest, clip, invert, not 'magic'"):
         get_repair("magic")
-    with pytest.raises(ValueError, match="target of the repair must be one of auto, golden, map, not 'best'"):
+    with pytest.raises(ValueError, match="target of the repair must be one of auto, golden, expected, map, not 'best'"):
         get_repair("nearest", target="best")
     with pytest.raises(ValueError, match="zero takes no option, but was given target"):
         get_repair("zero", target="map")
