@@ -38,7 +38,7 @@ def run(
     ] = "quartile",
     target: Annotated[
         str | None,
-        typer.Option("--target", help="What nearest and invert aim at: auto, golden or map.", rich_help_panel=TECHNIQUE),
+        typer.Option("--target", help="What nearest and invert aim at: auto, golden, expected or map.", rich_help_panel=TECHNIQUE),
     ] = None,
     detector: Annotated[
         str,
