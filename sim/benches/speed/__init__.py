@@ -1,0 +1,1 @@
+"""How fast the accelerator runs when cocotb drives every beat of its streams."""
