@@ -39,9 +39,10 @@ test: check-compiler $(STAMP)  ## the whole test suite [TESTS, JOBS, PYTEST_FLAG
 sim: check-compiler $(STAMP)  ## cocotb benches of the hardware [SIM=verilator or icarus, SIM_FLAGS=for example --bench pe --waves]
 	@$(BIN)/python -m sim.benches --sim $(SIM) $(SIM_FLAGS)
 
-lint: $(STAMP)  ## check style and format
+lint: $(STAMP)  ## check style and format, and the generated Verilog by Verilator
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m sim.lint
 
 bench: check-compiler $(STAMP)  ## speed of the Verilated array, in multiply-accumulates per second [BENCH_FLAGS]
 	@$(BIN)/epsilon bench array $(BENCH_FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -13,7 +14,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ToolError", "Verilator", "cache_folder", "cached", "cxx_compiler", "find_verilator", "run_tool", "tool_version"]
+__all__ = [
+    "ToolError",
+    "Verilator",
+    "built_once",
+    "cache_folder",
+    "cached",
+    "cxx_compiler",
+    "find_verilator",
+    "run_tool",
+    "tool_version",
+]
 
 #: Older ones lack what cocotb 2 and the harness need.
 OLDEST_VERILATOR = (5, 36)
@@ -89,6 +100,36 @@ def find_verilator() -> Verilator:
         raise ToolError(f"No Verilator: install the Python package 'verilator', or Verilator {needed} or newer on PATH") from None
     root = Path(verilator.__file__).parent
     return Verilator(root / "bin" / "verilator_bin", root, version("verilator"))
+
+
+def built_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return ``folder``; when it is not there, let ``make`` fill an empty one, which gets the name once it is complete.
+
+    Of several processes that want the same folder, one makes it and the others wait.
+
+    Raises
+    ------
+    ToolError
+        When the cache cannot be written, and whatever ``make`` raises; nothing is left behind then.
+    """
+    if folder.exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_name(f"{folder.name}.lock").open("w")
+    except OSError as error:
+        raise ToolError(f"Cannot write the build cache (EPSILON_CACHE moves it): {error}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder
+        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder.parent))
+        try:
+            make(work)
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder
 
 
 def cxx_compiler() -> str:
