@@ -258,6 +258,8 @@ def _simulator_environment(simulator: str) -> Iterator[None]:
         "GUI": None,
         "OMP_NUM_THREADS": "1",
         "COCOTB_ANSI_OUTPUT": "0",
+        # Where pytest is installed, cocotb would compile every imported module anew, torch among them: a minute.
+        "COCOTB_REWRITE_ASSERTION_FILES": "",
     }
     if simulator == "verilator":
         found = find_verilator()
