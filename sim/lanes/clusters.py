@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -102,25 +103,27 @@ def _cluster(varying: Varying, layout: Layout, roots: list[Root]) -> tuple[str, 
         base[key] = (len(parameters) + 1, min(places))
         parameters.append(min(places))
     scalars: dict[int, int] = {}
+    for node in order:
+        if not varying(node):
+            parameters.append(layout.scalar(node))
+            scalars[node] = len(parameters)
 
     def load(node: int) -> str | None:
         if node in layout.vector:
             index, start = base[_family(graph, layout, node)]
             return f"s[t[{index}] + {layout.vector[node] - start}]"
-        if not varying(node):
-            if node not in scalars:
-                parameters.append(layout.scalar(node))
-                scalars[node] = len(parameters)
-            return f"b[t[{scalars[node]}]]"
-        return None
+        return None if varying(node) else f"b[t[{scalars[node]}]]"
 
-    emitter = Emitter(varying, load)
-    stores = []
-    for root in roots:
-        index, start = base[("out", root.owner)]
-        stores.append(f"s[t[{index}] + {root.place - start}] = {emitter.vector(root.node)};")
-        emitter.lines.append(stores.pop())
-    return _renumbered("\n".join(emitter.lines)), parameters
+    def body(*, ternary: bool) -> str:
+        emitter = Emitter(varying, load, ternary=ternary)
+        emitter.prepare(root.node for root in roots)
+        for root in roots:
+            index, start = base[("out", root.owner)]
+            store = f"s[t[{index}] + {root.place - start}] = {emitter.vector(root.node)};"
+            emitter.lines.append(store)
+        return _renumbered("\n".join(emitter.lines))
+
+    return f"#ifdef LOOKUP\n{body(ternary=True)}\n#else\n{body(ternary=False)}\n#endif", parameters
 
 
 def _family(graph, layout: Layout, node: int) -> object:
@@ -131,7 +134,5 @@ def _family(graph, layout: Layout, node: int) -> object:
 
 def _renumbered(body: str) -> str:
     """Return the text with its nodes numbered in the order of appearance, so that equal structures have equal texts."""
-    import re
-
     numbers: dict[str, int] = {}
     return re.sub(r"\b([nm])(\d+)\b", lambda match: f"{match[1]}{numbers.setdefault(match[2], len(numbers))}", body)

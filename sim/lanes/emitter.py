@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sim.lanes.gates import ONE, ZERO
+from sim.lanes.luts import cover
 from sim.lanes.plan import Varying
 
 __all__ = ["Emitter"]
@@ -22,6 +23,8 @@ class Emitter:
         Wraps the expression of a node that varies, so that it can be stuck.
     read : function or None
         Returns the C expression of a bit of an asynchronous memory read, given its tag and the names of its address bits.
+    ternary : bool
+        Write vectors as three-input look-ups.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Emitter:
         *,
         force: Callable[[int, str], str] | None = None,
         read: Callable[[tuple, list[str]], str] | None = None,
+        ternary: bool = False,
     ) -> None:
         self.varying = varying
         self.graph = varying.netlist.graph
@@ -38,15 +42,25 @@ class Emitter:
         self._load = load
         self.force = force
         self._read = read
+        self.ternary = ternary
+        self._covered: dict[int, tuple[tuple[int, ...], int]] = {}
         self._done: set[int] = set()
         self._masks: set[int] = set()
 
     def inner(self) -> Emitter:
         """Return an emitter for a block inside: what is computed already can be used there, and not the other way round."""
-        child = Emitter(self.varying, self._load, force=self.force, read=self._read)
+        child = Emitter(self.varying, self._load, force=self.force, read=self._read, ternary=self.ternary)
         child._done = set(self._done)
         child._masks = set(self._masks)
         return child
+
+    def prepare(self, nodes: Iterable[int]) -> None:
+        """Announce nodes that will be asked for as vectors, so that they are covered by look-ups together."""
+        if self.ternary:
+            goals = [node for node in nodes if node > ONE and node not in self._done and self.varying(node)]
+            self._covered = cover(
+                self.graph, goals, lambda node: node in self._done or not self.varying(node) or self._load(node) is not None
+            )
 
     def scalar(self, node: int) -> str:
         """Return the C expression of a node that is the same in all lanes."""
@@ -78,7 +92,7 @@ class Emitter:
                 continue
             loaded = self._load(node)
             if loaded is None:
-                missing = [operand for operand in self.graph.operands(node) if operand > ONE and operand not in self._done]
+                missing = [operand for operand in self._operands(node) if operand > ONE and operand not in self._done]
                 if missing:
                     stack.extend(reversed(missing))
                     continue
@@ -94,7 +108,14 @@ class Emitter:
             expression = self.force(node, expression)
         self.lines.append(f"const {'V' if vector else 'uint8_t'} n{node} = {expression};")
 
+    def _operands(self, node: int) -> tuple[int, ...]:
+        return self._covered[node][0] if node in self._covered else self.graph.operands(node)
+
     def _expression(self, node: int, vector: bool) -> str:
+        if node in self._covered:
+            leaves, table = self._covered[node]
+            names = [self.vector(leaf) for leaf in leaves] or ["NONE"]
+            return f"LOOKUP({', '.join(names + names[-1:] * (3 - len(names)))}, {table:#04x})"
         operands = [self.vector(operand) if vector else self._value(operand) for operand in self.graph.operands(node)]
         match self.graph.op[node]:
             case "read":

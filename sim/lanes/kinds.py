@@ -130,8 +130,11 @@ class Kind:
         arguments = ["V *__restrict s", "uint8_t *__restrict b"]
         arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
         arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
-        text = [self._refresh(f"static void refresh_{self.name}(V *__restrict s)", None)]
-        text.append(self._function(f"static void {self.name}({', '.join(arguments)})", None))
+        refresh, renew = f"static void refresh_{self.name}(V *__restrict s)", f"static void {self.name}({', '.join(arguments)})"
+        text = []
+        for condition, ternary in (("#ifdef LOOKUP", True), ("#else", False)):
+            text += [condition, self._refresh(refresh, ternary=ternary), self._function(renew, ternary=ternary)]
+        text.append("#endif")
         if self.forced:
             index = {node: place for place, node in enumerate(self.nets())}
 
@@ -139,8 +142,8 @@ class Kind:
                 return f"STUCK({expression}, {index[node]})" if node in index else expression
 
             stuck = ["const V *__restrict sa0", "const V *__restrict sa1"]
-            text.append(self._refresh(f"static void forced_refresh_{self.name}(V *__restrict s, {', '.join(stuck)})", force))
-            text.append(self._function(f"static void forced_{self.name}({', '.join(arguments + stuck)})", force))
+            text.append(self._refresh(f"static void forced_refresh_{self.name}(V *__restrict s, {', '.join(stuck)})", force=force))
+            text.append(self._function(f"static void forced_{self.name}({', '.join(arguments + stuck)})", force=force))
         return "\n".join(text)
 
     def _load(self, node: int, kept: bool) -> str | None:
@@ -156,16 +159,17 @@ class Kind:
             return f"q_{port}[{index}]"
         return None
 
-    def _emitter(self, force, *, kept: bool) -> Emitter:
-        return Emitter(self.varying, lambda node: self._load(node, kept), force=force)
+    def _emitter(self, force, ternary: bool, *, kept: bool) -> Emitter:
+        return Emitter(self.varying, lambda node: self._load(node, kept), force=force, ternary=ternary)
 
-    def _refresh(self, head: str, force) -> str:
-        emitter = self._emitter(force, kept=False)
+    def _refresh(self, head: str, *, force=None, ternary: bool = False) -> str:
+        emitter = self._emitter(force, ternary, kept=False)
+        emitter.prepare(self.kept)
         stores = [f"s[{self.vector_at[node]}] = {emitter.vector(node)};" for node in self.kept]
         return "\n".join([head + " {", "(void)s;", *emitter.lines, *stores, "}"])
 
-    def _function(self, head: str, force) -> str:
-        emitter = self._emitter(force, kept=True)
+    def _function(self, head: str, *, force=None, ternary: bool = False) -> str:
+        emitter = self._emitter(force, ternary, kept=True)
         body = emitter.lines
         scalar_stores = []
         for update in self.updates:
@@ -176,12 +180,15 @@ class Kind:
         guard_names = {
             update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)
         }
+        always = [value for update in self.updates if update.guard == ONE for value in update.values]
+        emitter.prepare(always)
         for group in self._groups():
             guards = {update.guard for update in group}
             if guards == {ONE}:
                 self._store(emitter, group, body, guard_names)
                 continue
             inner = emitter.inner()
+            inner.prepare([value for update in group for value in update.values])
             self._store(inner, group, inner.lines, guard_names)
             condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
             body += [f"if ({condition}) {{", *inner.lines, "}"]

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(__AVX512VL__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -21,10 +21,9 @@ typedef uint64_t V __attribute__((vector_size(LANES / 8)));
 #define STUCK(value, net) ((((value) & ~sa0[net])) | sa1[net])
 #define ENABLED(guard) ((guard) < 0 || b[guard])
 
-#if defined(__AVX512VL__) && LANES == 512
-#define MAJORITY(x, y, z) ((V)_mm512_ternarylogic_epi64((__m512i)(x), (__m512i)(y), (__m512i)(z), 0xE8))
-#else
 #define MAJORITY(x, y, z) (((x) & (y)) | ((z) & ((x) | (y))))
+#if defined(__AVX512F__) && LANES == 512
+#define LOOKUP(x, y, z, table) ((V)_mm512_ternarylogic_epi64((__m512i)(x), (__m512i)(y), (__m512i)(z), table))
 #endif
 
 struct Simulation {
