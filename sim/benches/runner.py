@@ -24,6 +24,7 @@ from hdl import verilog
 from hdl.array import SystolicArray
 from hdl.multiplier import MultiplierUnit
 from hdl.pe import ProcessingElement
+from sim.benches.verilator_library import verilator_library
 from sim.toolchain import ToolError, cxx_compiler, find_verilator
 
 __all__ = ["BENCHES", "SIMULATORS", "Bench", "BenchResult", "require_simulator", "run_bench"]
@@ -154,8 +155,7 @@ def run_bench(
     with _locked(build), _simulator_environment(simulator):
         runner = get_runner(simulator)
         runner.log.setLevel(logging.WARNING)
-        with _locked(build.parent):
-            _build(bench, simulator, build, runner, waves=waves)
+        _build(bench, simulator, build, runner, waves=waves)
         results, broken = build / "results.xml", None
         try:
             runner.test(
@@ -193,12 +193,8 @@ def config_of(variable: str) -> ArrayConfig:
 
 def _build(bench: Bench, simulator: str, build: Path, runner: Runner, *, waves: bool) -> None:
     sources, arguments = _sources(bench, simulator, build)
-    # Verilator's own library takes much longer to compile than any device, and is the same for all.
-    shared = build.parent / "runtime"
-    if shared.is_dir():
-        for file in shared.iterdir():
-            if not (build / file.name).exists():
-                shutil.copy2(file, build)
+    if simulator == "verilator":
+        arguments += ["-LDFLAGS", str(verilator_library(trace=waves))]
     try:
         runner.build(
             sources=sources,
@@ -211,10 +207,6 @@ def _build(bench: Bench, simulator: str, build: Path, runner: Runner, *, waves: 
         )
     except RuntimeError:
         raise ToolError(f"{simulator} cannot build the bench {bench.name}: {_ending(build / 'build.log')}") from None
-    if simulator == "verilator":
-        shared.mkdir(exist_ok=True)
-        for file in build.glob("verilated*.[do]"):
-            shutil.copy2(file, shared)
 
 
 @contextlib.contextmanager
@@ -268,7 +260,8 @@ def _simulator_environment(simulator: str) -> Iterator[None]:
             "CFG_CXXFLAGS_PCH_I": "-include",
             "PYTHON3": sys.executable,
             "OPT_FAST": "-O1",
-            "OPT_GLOBAL": "-O1",
+            # Verilator's own library is compiled once for all benches.
+            "VM_GLOBAL_FAST": "",
             "CXX": cxx_compiler(),
             "LINK": cxx_compiler(),
         }
