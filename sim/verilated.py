@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from epsilon.config import ArrayConfig
 from sim.program import Program, Run
-from sim.toolchain import ToolError, cache_folder, cxx_compiler, find_verilator, run_tool, tool_version
+from sim.toolchain import ToolError, Verilator, built_once, cache_folder, cxx_compiler, find_verilator, run_tool, tool_version
 
 __all__ = ["SimulationError", "VerilatedModel", "build"]
 
@@ -165,33 +165,29 @@ def build(config: ArrayConfig, *, trace: bool = False) -> Path:
     """
     compiler = cxx_compiler()
     verilator = find_verilator()
-    folder = cache_folder() / "verilated" / _key(config, trace, compiler, verilator.version)
-    library = folder / "accelerator.so"
-    if library.exists():
-        return library
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder.parent))
-    except OSError as error:
-        raise ToolError(f"Cannot write the build cache (EPSILON_CACHE moves it): {error}") from None
-    try:
+    key = _key(config, trace, compiler, verilator.version)
+
+    def make(work: Path) -> None:
         _compile(config, trace, compiler, verilator, work)
         (work / "config.json").write_text(json.dumps(config.describe(), indent=1))
-        # Whoever is first wins; the loser of a race uses the winner's build.
-        with contextlib.suppress(OSError):
-            work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return library
+
+    return built_once(cache_folder() / "verilated" / key, make) / "accelerator.so"
 
 
 def _key(config: ArrayConfig, trace: bool, compiler: str, verilator_version: str) -> str:
     """Return a hash of everything that the library depends on."""
-    state = hashlib.sha256()
-    flags = [VERILATOR_FLAGS, CXX_FLAGS, HOT, COLD]
-    facts = [config.describe(), trace, tool_version(compiler), verilator_version, flags, _processor()]
-    state.update(json.dumps(facts, sort_keys=True).encode())
-    for source in (*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py", Path(__file__), HARNESS):
+    sources = (*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py", Path(__file__), HARNESS)
+    return _hash([config.describe(), *_compilation(trace, compiler, verilator_version)], sources)
+
+
+def _compilation(trace: bool, compiler: str, verilator_version: str) -> list:
+    """Return what the result of compiling the same source depends on."""
+    return [trace, tool_version(compiler), verilator_version, VERILATOR_FLAGS, CXX_FLAGS, HOT, COLD, _processor()]
+
+
+def _hash(facts: list, sources: Iterable[Path] = ()) -> str:
+    state = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for source in sources:
         state.update(source.read_bytes())
     return state.hexdigest()[:24]
 
@@ -205,7 +201,7 @@ def _processor() -> str:
     return ""
 
 
-def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator, work: Path) -> None:
+def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator: Verilator, work: Path) -> None:
     from hdl import verilog
 
     (work / "accelerator.v").write_text(verilog.generate(config))
@@ -226,9 +222,27 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator, work: P
         what="Verilator",
         env={"VERILATOR_ROOT": str(verilator.root)},
     )
+    runtime = built_once(
+        cache_folder() / "verilated" / f"runtime-{_hash(_compilation(trace, compiler, verilator.version))}",
+        lambda folder: _compile_cxx(folder, _runtime_sources(trace, verilator), trace, compiler, verilator),
+    )
+    objects = _compile_cxx(work, [*sorted(work.glob("Vtop*.cpp")), work / "harness.cpp"], trace, compiler, verilator)
+    objects += map(str, sorted(runtime.glob("*.o")))
+    run_tool([*compiler.split(), "-shared", "-pthread", *objects, "-o", "accelerator.so"], cwd=work, what="Linking the model")
+    for leftover in work.iterdir():
+        if leftover.suffix in (".o", ".cpp", ".h", ".d", ".mk", ".dat", ".vlt"):
+            leftover.unlink()
+
+
+def _runtime_sources(trace: bool, verilator: Verilator) -> list[Path]:
+    """Return Verilator's own sources, the same for every configuration: they take longer to compile than a small array."""
+    names = ["verilated.cpp", "verilated_threads.cpp", *(["verilated_vcd_c.cpp"] if trace else [])]
+    return [verilator.root / "include" / name for name in names]
+
+
+def _compile_cxx(work: Path, sources: list[Path], trace: bool, compiler: str, verilator: Verilator) -> list[str]:
+    """Compile in a folder, on every core; return the names of the objects."""
     include = verilator.root / "include"
-    runtime = ["verilated.cpp", "verilated_threads.cpp", *(["verilated_vcd_c.cpp"] if trace else [])]
-    sources = [*sorted(work.glob("Vtop*.cpp")), work / "harness.cpp", *(include / name for name in runtime)]
     defines = [f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"]
     defines += ["-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVL_IGNORE_UNKNOWN_ARCH"]
     base = [*compiler.split(), *CXX_FLAGS, *defines, "-I.", f"-I{include}", f"-I{include / 'vltstd'}"]
@@ -239,8 +253,4 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator, work: P
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(compile_one, sources))
-    objects = [source.stem + ".o" for source in sources]
-    run_tool([*compiler.split(), "-shared", "-pthread", *objects, "-o", "accelerator.so"], cwd=work, what="Linking the model")
-    for leftover in work.iterdir():
-        if leftover.suffix in (".o", ".cpp", ".h", ".d", ".mk", ".dat", ".vlt"):
-            leftover.unlink()
+    return [source.stem + ".o" for source in sources]
