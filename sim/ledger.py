@@ -78,6 +78,8 @@ class CycleLedger:
 
     def run(self, layer: str, input_shape: tuple[int, ...], batch: int) -> None:
         """Count ``batch`` images, one after another, through a layer; ``input_shape`` is that of one image."""
+        if batch == 0:
+            return  # no weights went through the array
         key = (layer, tuple(input_shape))
         if key not in self._run_cycles:
             self._run_cycles[key] = cycles.run_cycles(self._config, gemm_of(self._network[layer], input_shape))

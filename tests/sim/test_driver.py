@@ -131,6 +131,15 @@ def test_without_fault_injection_and_repair(arrays, layers_network, layer_shapes
     pair.rtl.close()
 
 
+def test_empty_batch(pair, layer_shapes):
+    """Without images no weights go through the array: nothing is counted, and the next check still has to load the layer."""
+    for layer, shape in layer_shapes.items():
+        assert len(pair.run(layer, activations(np.random.default_rng(0), shape, batch=0))) == 0
+    pair.records()
+    assert pair.rtl.counters().run == 0
+    assert pair.rtl.counters().scan > 0
+
+
 def test_faults_change_sums(arrays, layers_network, layer_shapes):
     """The equality above is not that of two accelerators without faults."""
     rtl = RtlAccelerator(arrays["3x5"])
@@ -165,9 +174,9 @@ def test_counters(arrays, layers_network, layer_shapes):
 @pytest.mark.parametrize(
     ("layer", "shape", "dtype", "sentence"),
     [
-        ("padded", (1, 3, 5, 5), torch.int8, r"^Activations of layer padded must be \(batch, 2, height, width\), not \(1, 3, 5, 5\)$"),
-        ("full", (1, 63), torch.int8, r"^Activations of layer full must be \(batch, 64\), not \(1, 63\)$"),
-        ("full", (1, 64), torch.float32, r"^Activations of layer full must be int8, not float32$"),
+        ("padded", (1, 3, 5, 5), torch.int8, r"^The activations of layer padded must be \(batch, 2, height, width\), not \(1, 3, 5, 5\)$"),
+        ("full", (1, 63), torch.int8, r"^The activations of layer full must be \(batch, 64\), not \(1, 63\)$"),
+        ("full", (1, 64), torch.float32, r"^The activations of layer full must be int8, not torch.float32$"),
     ],
 )
 def test_run_layer_wrong_activations(arrays, layers_network, layer, shape, dtype, sentence):
