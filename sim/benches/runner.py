@@ -154,7 +154,7 @@ def run_bench(
     # Two runs of one bench would overwrite each other's files.
     with _locked(build), _simulator_environment(simulator):
         runner = get_runner(simulator)
-        runner.log.setLevel(logging.WARNING)
+        runner.log.setLevel(logging.ERROR)
         _build(bench, simulator, build, runner, waves=waves)
         results, broken = build / "results.xml", None
         try:
