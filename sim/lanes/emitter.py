@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from sim.lanes.gates import ONE, ZERO
 from sim.lanes.luts import cover
 from sim.lanes.plan import Varying
 
-__all__ = ["Emitter"]
+__all__ = ["Emitter", "reuse_operands"]
 
 
 class Emitter:
@@ -114,8 +115,7 @@ class Emitter:
     def _expression(self, node: int, vector: bool) -> str:
         if node in self._covered:
             leaves, table = self._covered[node]
-            names = [self.vector(leaf) for leaf in leaves] or ["NONE"]
-            return f"LOOKUP({', '.join(names + names[-1:] * (3 - len(names)))}, {table:#04x})"
+            return _lookup([self.vector(leaf) for leaf in leaves], table)
         operands = [self.vector(operand) if vector else self._value(operand) for operand in self.graph.operands(node)]
         match self.graph.op[node]:
             case "read":
@@ -135,3 +135,51 @@ class Emitter:
                 x, y, z = operands
                 return f"MAJORITY({x}, {y}, {z})" if vector else f"({x} & {y}) | ({z} & ({x} | {y}))"
         raise AssertionError(f"node {node} ({self.graph.op[node]}) must be loaded")
+
+
+#: Truth tables of two inputs (as in ``luts``) that have an instruction of their own, which need not overwrite an operand.
+PAIRS = {0xC0: "{0} & {1}", 0xFC: "{0} | {1}", 0x3C: "{0} ^ {1}", 0x30: "{0} & ~{1}", 0x0C: "~{0} & {1}"}
+
+
+def _lookup(names: list[str], table: int) -> str:
+    if not names:
+        return "ALL" if table else "NONE"
+    if len(names) == 1:
+        return f"~{names[0]}"
+    if len(names) == 2 and table in PAIRS:
+        return PAIRS[table].format(*names)
+    return f"LOOKUP({', '.join(names + names[-1:] * (3 - len(names)))}, {table:#04x})"
+
+
+def reuse_operands(text: str) -> str:
+    """Return a function's text with the operands of look-ups so ordered that the first is not needed afterwards, if there is such.
+
+    The instruction overwrites its first operand; the compiler would have to copy it otherwise, and does not exchange them itself.
+    """
+    last: dict[str, int] = {}
+    loaded: set[str] = set()
+    lines = text.split("\n")
+    for index, line in enumerate(lines):
+        for name in re.findall(r"\bn\d+\b", line):
+            last[name] = index
+        if (load := re.match(r"const V (n\d+) = [sp]\w*\[", line)) is not None:
+            loaded.add(load[1])
+
+    def ordered(index: int, match: re.Match) -> str:
+        names = list(match.groups()[:3])
+        # The first is overwritten, the last may come from memory.
+        order = sorted(range(3), key=lambda k: (last.get(names[k], index + 1) > index, names[k] in loaded))
+        if len(set(names)) < 3:
+            return match[0]
+        old = int(match[4], 16)
+        table = 0
+        for case in range(8):
+            bits = [case >> 2 & 1, case >> 1 & 1, case & 1]
+            original = [0, 0, 0]
+            for position, k in enumerate(order):
+                original[k] = bits[position]
+            table |= (old >> (4 * original[0] + 2 * original[1] + original[2]) & 1) << case
+        return f"LOOKUP({', '.join(names[k] for k in order)}, {table:#04x})"
+
+    pattern = re.compile(r"LOOKUP\((\w+), (\w+), (\w+), (0x\w\w)\)")
+    return "\n".join(pattern.sub(lambda match, index=index: ordered(index, match), line) for index, line in enumerate(lines))

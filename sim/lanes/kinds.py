@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.lanes.emitter import Emitter
+from sim.lanes.emitter import Emitter, reuse_operands
 from sim.lanes.gates import ONE, UnsupportedDesign
 from sim.lanes.netlist import Netlist, Register
 from sim.lanes.plan import Varying, next_state
@@ -133,7 +133,7 @@ class Kind:
         refresh, renew = f"static void refresh_{self.name}(V *__restrict s)", f"static void {self.name}({', '.join(arguments)})"
         text = []
         for condition, ternary in (("#ifdef LOOKUP", True), ("#else", False)):
-            text += [condition, self._refresh(refresh, ternary=ternary), self._function(renew, ternary=ternary)]
+            text += [condition, reuse_operands(self._refresh(refresh, ternary=ternary)), reuse_operands(self._function(renew, ternary=ternary))]
         text.append("#endif")
         if self.forced:
             index = {node: place for place, node in enumerate(self.nets())}
