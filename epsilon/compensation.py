@@ -15,8 +15,10 @@ import numpy as np
 
 __all__ = ["compensated"]
 
+# Both were chosen on validation images, from 0.5 to 0.8 and 0.1 to 0.5: `digits` and `mnist`, 8x8 array, half of the PEs with a bit
+# stuck at 1. The mean accuracy moves by 0.7 points on `digits` and by 0.1 on `mnist` over all of that range.
 #: Correlation of activations one pixel apart.
-LIKENESS = 0.7
+LIKENESS = 0.6
 #: Square of an activation's mean, relative to its variance.
 MEAN = 0.25
 #: Integer units of H per unit of variance.
