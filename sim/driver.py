@@ -5,6 +5,7 @@ Whoever carries the streams (the Verilated model, a cocotb bench, a host link) i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -316,18 +317,20 @@ class ArrayDriver(ABC):
         return run
 
     def _collect_records(self, layer: WeightedLayer, tiles: np.ndarray) -> ScanRecords:
-        """Return the records (tiles, bytes) of a layer's tiles, summed over the tiles of the reduction."""
+        """Return the records (..., tiles, bytes) of a layer's tiles, summed over the tiles of the reduction: fields (..., N)."""
         gemm = self._weights_of[layer.name]
         beats = streams.records_of(self.config, np.ascontiguousarray(tiles))
         row_tiles = -(-gemm.reduction // self.config.rows)
+        lead = tiles.shape[:-2]
 
         def per_output(values: np.ndarray) -> np.ndarray:
-            summed = values.reshape(gemm.groups, -1, row_tiles, *values.shape[1:]).sum(axis=2)
-            flat = summed.reshape(gemm.groups, -1, *values.shape[2:])[:, : gemm.outputs]
-            return flat.reshape(gemm.groups * gemm.outputs, *values.shape[2:])
+            groups = gemm.groups * math.prod(lead)
+            summed = values.reshape(groups, -1, row_tiles, *values.shape[1:]).sum(axis=2)
+            flat = summed.reshape(groups, -1, *values.shape[2:])[:, : gemm.outputs]
+            return flat.reshape(*lead, gemm.groups * gemm.outputs, *values.shape[2:])
 
         return ScanRecords(
-            count=np.full(gemm.groups * gemm.outputs, gemm.reduction, dtype=np.int64),
+            count=np.full((*lead, gemm.groups * gemm.outputs), gemm.reduction, dtype=np.int64),
             **{name: per_output(values) for name, values in beats.items()},
         )
 

@@ -75,7 +75,10 @@ class FaultSpace:
     def group(self, fault: int) -> str:
         """Return the kind of place for coverage figures: a bit of the register, or the name of a net without its numbers."""
         place = self.places[self.locate(fault)[2]]
-        return re.split(r"[\d\[]", place)[0].rstrip("_.$") or place if self._nets else place
+        if not self._nets:
+            return place
+        # Synthesis names with a dollar what has no name in the hardware description.
+        return "unnamed logic" if "$" in place else re.split(r"[\d\[]", place)[0].rstrip("/_.")
 
 
 @dataclass(frozen=True)

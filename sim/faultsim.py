@@ -91,11 +91,11 @@ def _simulate_records(simulated: FaultLanes, dictionary: FaultDictionary, report
     report("scan records, faults", done, total)
     if not len(todo):
         return
-    (golden,) = simulated.read_records([FaultMap.empty()])
+    golden = simulated.read_records([FaultMap.empty()])
     for start in range(0, len(todo), simulated.lanes):
         part = todo[start : start + simulated.lanes].tolist()
         found = simulated.read_records([dictionary.space.fault(fault) for fault in part])
-        dictionary.add_recorded((fault, _changed_records(golden, records)) for fault, records in zip(part, found, strict=True))
+        dictionary.add_recorded(zip(part, _changed_records(golden, found).tolist(), strict=True))
         done += len(part)
         report("scan records, faults", done, total)
 
@@ -139,11 +139,11 @@ def _changed(simulated: FaultLanes, codes, golden, golden_logits, image: np.ndar
     return layers.tolist(), any_logit.int().tolist(), top1.int().tolist()
 
 
-def _changed_records(golden: dict[str, ScanRecords], found: dict[str, ScanRecords]) -> int:
-    """Return how many layers' scan records differ."""
-    return sum(
-        any(
-            not np.array_equal(getattr(golden[name], entry.name), getattr(found[name], entry.name)) for entry in fields(ScanRecords)
-        )
-        for name in golden
-    )
+def _changed_records(golden: dict[str, ScanRecords], found: dict[str, ScanRecords]) -> np.ndarray:
+    """Return, for every fault, how many layers' scan records differ."""
+    changed = 0
+    for name, records in found.items():
+        pairs = ((getattr(golden[name], entry.name), getattr(records, entry.name)) for entry in fields(ScanRecords))
+        different = [(one != other).reshape(len(other), -1).any(axis=1) for one, other in pairs]
+        changed = changed + np.any(different, axis=0).astype(np.int64)
+    return changed

@@ -67,7 +67,7 @@ def whole_set(
             sampled = [drawn(seed + number) for number in range(maps)]
             found["fault maps, one image"] = compare_fault_maps(config, loaded, codes[:1], int(chosen.labels[0]), sampled, **how)
     table = new_table(
-        f"{network}, all exits, {config.multiplier.key} {rows}x{cols} ({level}), {faults:.0%} {site} faults, {how['threads']} cores",
+        f"{network}, all exits, {config.multiplier.key} {rows}x{cols} {level}, {faults:.0%} {site} faults, {how['threads']} cores",
         "runs", "of what", "logits", "different", "right %", "lanes s", "million MAC/s", "million cycles/s", "emulator s", left=2,
     )  # fmt: skip
     for what, compared in found.items():

@@ -201,13 +201,14 @@ class FaultLanes:
                 progress(start + len(part), len(faults))
         return tuple(torch.cat(logits) for logits in found)
 
-    def read_records(self, faults: Sequence[FaultMap | NetFault]) -> list[dict[str, ScanRecords]]:
-        """Return what the signature unit of each accelerator counts, layer by layer."""
-        found = []
+    def read_records(self, faults: Sequence[FaultMap | NetFault]) -> dict[str, ScanRecords]:
+        """Return what the signature unit of each accelerator counts, layer by layer; every field begins with an axis (faults,)."""
+        found: dict[str, list[ScanRecords]] = {layer.name: [] for layer in self.network.weighted}
         for _, part in self._parts(faults):
             self._driver.set_lane_faults(part)
-            found += self._driver.read_lane_records()
-        return found
+            for name, records in self._driver.read_lane_records().items():
+                found[name].append(records)
+        return {name: _joined(parts) for name, parts in found.items()}
 
     def close(self) -> None:
         """Free the model."""
@@ -218,6 +219,10 @@ class FaultLanes:
             raise ValueError("A campaign needs at least one fault map")
         for start in range(0, len(faults), self.lanes):
             yield start, faults[start : start + self.lanes]
+
+
+def _joined(parts: list[ScanRecords]) -> ScanRecords:
+    return ScanRecords(*(np.concatenate(fields) for fields in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 class _OwnFaults(LanesAccelerator):
@@ -266,17 +271,14 @@ class _OwnFaults(LanesAccelerator):
         if nets:
             self._model.set_net_faults(nets)
 
-    def read_lane_records(self) -> list[dict[str, ScanRecords]]:
-        """Return every lane's records of all layers."""
+    def read_lane_records(self) -> dict[str, ScanRecords]:
+        """Return the records of all layers, every field with the axis of the lanes that have faults first."""
         for layer in self._state.stale:
             self._load_pass(layer, readback=False)
         self._flush()
         self._state.checked()
-        collected = []
-        for lane in range(len(self._maps)):
-            tiles = {layer.name: self._records[index][:, lane] for index, layer in enumerate(self.network.weighted)}
-            collected.append({name: self._collect_records(self._memory.layer(name), beats) for name, beats in tiles.items()})
-        return collected
+        tiles = (beats.swapaxes(0, 1)[: len(self._maps)] for beats in self._records)
+        return {layer.name: self._collect_records(layer, own) for layer, own in zip(self.network.weighted, tiles, strict=True)}
 
     @property
     def stuck_per_weight(self) -> bool:

@@ -161,9 +161,24 @@ def test_no_image(network, codes, tmp_path):
 
 
 def test_numbers_and_places_of_faults():
-    space = FaultSpace(CONFIG, ["pp_0_1", "adder.carry[3]"])
-    assert len(space) == 4 * 3 * 2 * 2
+    space = FaultSpace(CONFIG, ["pp_0_1", "adder.carry[3]", "enable/12", "$procmux$7"])
+    assert len(space) == 4 * 3 * 4 * 2
     assert space.locate(0) == (0, 0, 0, 0)
-    assert space.locate(len(space) - 1) == (3, 2, 1, 1)
-    assert [space.locate(n) for n in (3, 4)] == [(0, 0, 1, 1), (0, 1, 0, 0)]
-    assert [space.group(n) for n in (0, 2)] == ["pp", "adder.carry"]
+    assert space.locate(len(space) - 1) == (3, 2, 3, 1)
+    assert [space.locate(n) for n in (7, 8)] == [(0, 0, 3, 1), (0, 1, 0, 0)]
+    assert [space.group(n) for n in (0, 2, 4, 6)] == ["pp", "adder.carry", "enable", "unnamed logic"]
+
+
+def test_stuck_nets(network, codes, complete, tmp_path):
+    """A stuck output of the active register is a stuck bit of the weight register; and nets change what registers cannot."""
+    with simulate(CONFIG, network, codes[:1], tmp_path / "nets.sqlite", nets=True, lanes=512) as dictionary:
+        rows = list(dictionary.rows())
+        assert len(rows) == len(dictionary.space)
+    found = {row[1:5]: row[5:] for row in rows}
+    with simulate(CONFIG, network, codes[:1], tmp_path / "bits.sqlite", lanes=LANES) as dictionary:
+        for _, row, col, place, stuck_at, *values in dictionary.rows():
+            assert found[row, col, place.replace("weight", "active"), stuck_at] == tuple(values), (row, col, place, stuck_at)
+    changed_output, changed_records = CSV_COLUMNS.index("changed_accumulators") - 5, CSV_COLUMNS.index("changed_records") - 5
+    # Adders are not seen by a scan of the weights; the stuck bits' own registers are.
+    assert any(values[changed_output] and not values[changed_records] for values in found.values())
+    assert found[0, 0, "psum[3]", 0][changed_records] == 0

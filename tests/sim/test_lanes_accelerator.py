@@ -13,10 +13,10 @@ from epsilon.config import ArrayConfig
 from epsilon.crosscheck import Lockstep, crosscheck
 from epsilon.emulator import Emulator
 from epsilon.executor import Execution
-from epsilon.faults import FaultMap
+from epsilon.faults import FaultMap, Registers
 from epsilon.network import Convolution, Exit, Flatten, Linear, QuantizedNetwork, Requantization
 from epsilon.repair import get_repair
-from sim.lanes.accelerator import FaultLanes, LanesAccelerator
+from sim.lanes.accelerator import FaultLanes, LanesAccelerator, NetFault
 
 CONFIG = ArrayConfig(rows=4, cols=3, multiplier="KVP", level="gates", accumulator_depth=6)
 LANES = 64
@@ -164,14 +164,40 @@ def test_every_lane_has_its_own_faults(fault_lanes, network):
 def test_records_of_every_lane(fault_lanes, network):
     maps = [sample(network, seed, ["storage", "array"][seed % 2]) for seed in range(LANES + 2)]
     records = fault_lanes.read_records(maps)
-    assert len(records) == len(maps)
-    for faults, found in zip(maps, records, strict=True):
+    for index, faults in enumerate(maps):
         emulator = Emulator(CONFIG)
         emulator.load(network)
         emulator.set_faults(faults)
         for layer, wanted in emulator.read_records().items():
             for entry in fields(ScanRecords):
-                assert np.array_equal(getattr(wanted, entry.name), getattr(found[layer], entry.name)), (layer, entry.name)
+                found = getattr(records[layer], entry.name)
+                assert len(found) == len(maps)
+                assert np.array_equal(getattr(wanted, entry.name), found[index]), (layer, entry.name)
+
+
+def test_stuck_nets_of_every_lane(network):
+    """A register bit is stuck through its mask, or at its output: the same numbers, and none of either outlives the call."""
+    simulated = FaultLanes(CONFIG, network, lanes=LANES, nets=True)
+    try:
+        nets = {name: index for index, name in enumerate(simulated.net_names)}
+        places = [(pe, bit, stuck_at) for pe in range(CONFIG.pes) for bit in range(8) for stuck_at in (0, 1)][:: LANES // 16]
+        maps, stuck = [FaultMap.empty()], [FaultMap.empty()]
+        for pe, bit, stuck_at in places:
+            register = Registers((4, 3), np.array([pe]), np.array([bit], np.uint8), np.array([stuck_at], np.uint8))
+            maps += [FaultMap(array=register)] * 2
+            # Bits 0..7 of a fault word are stuck at 0, 8..15 at 1.
+            stuck.append(NetFault(*divmod(pe, 3), nets[f"active[{bit}]"], stuck_at))
+            stuck.append(NetFault(*divmod(pe, 3), nets[f"faults[{8 * stuck_at + bit}]"], 1))
+        codes = random_codes(len(maps))
+        wanted = simulated.run(codes, maps)
+        for _ in range(2):
+            for one, other in zip(simulated.run(codes, stuck), wanted, strict=True):
+                assert torch.equal(one, other)
+            for one, other in zip(simulated.run(codes, maps), wanted, strict=True):
+                assert torch.equal(one, other)
+        assert not torch.equal(wanted[1], simulated.run(codes, [FaultMap.empty()] * len(maps))[1])
+    finally:
+        simulated.close()
 
 
 def test_wrong_numbers_of_images_and_maps(fault_lanes, network):
