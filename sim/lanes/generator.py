@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from sim.lanes.clusters import find_clusters
@@ -59,6 +60,17 @@ def generate(top: Netlist, varying_inputs: set[str], shared: dict[str, Netlist],
     return _Generator(top, varying_inputs, shared, forced).generate()
 
 
+def _one_reset(line: list[Register]) -> bool:
+    """Whether at most the first and the last registers of a delay line are reset, all by the same signal."""
+    resets = [register.reset != ZERO for register in line]
+    changes = sum(one != other for one, other in itertools.pairwise(resets))
+    return len({register.reset for register in line} - {ZERO}) <= 1 and changes <= (2 if resets[0] else 1)
+
+
+def _clears(register: Register) -> bool:
+    return register.reset not in (ZERO, ONE) and not any(register.reset_value)
+
+
 class _Generator:
     def __init__(self, top: Netlist, varying_inputs: set[str], shared: dict[str, Netlist], forced: frozenset[str]) -> None:
         self.top = top
@@ -89,6 +101,7 @@ class _Generator:
         for nodes in self.top.inputs.values():
             layout.home(nodes)
         scalars = [register for register in self.top.registers if not self.varying.any(register.q)]
+        self._split_registers()
         lines, plain = self._find_lines()
         in_lines = {register for line in lines for register in line}
         # Scalars that change together are adjacent, so that one copy renews them.
@@ -135,6 +148,31 @@ class _Generator:
     def _initialise(self, start: int, values: list[int], *, vector: bool) -> None:
         (self.init if vector else self.bit_init).extend((start + index, 1) for index, value in enumerate(values) if value)
 
+    def _split_registers(self) -> None:
+        """Cut wide registers that merely delay into the parts that come from or go to different places, each part of a delay line."""
+        boundaries: set[int] = set()
+        for register in self.top.registers:
+            boundaries |= {register.d[0], register.q[0]}
+        for nodes in self.top.inputs.values():
+            boundaries |= {nodes[0]}
+        for instance in self.top.instances:
+            boundaries |= {nodes[0] for nodes in (*instance.inputs.values(), *instance.outputs.values()) if nodes}
+        registers = []
+        for register in self.top.registers:
+            pure = register.enable == ONE and self.varying.any(register.q) and not any((*register.init, *register.reset_value))
+            if not pure or any(self.graph.op[node] != "src" for node in register.d):
+                registers.append(register)
+                continue
+            starts = [0]
+            for k in range(1, len(register.q)):
+                if register.q[k] in boundaries or register.d[k] in boundaries or register.d[k] != register.d[k - 1] + 1:
+                    starts.append(k)
+            for start, stop in zip(starts, [*starts[1:], len(register.q)], strict=True):
+                part = slice(start, stop)
+                zeros = [0] * (stop - start)
+                registers.append(Register(register.name, register.q[part], register.d[part], ONE, register.reset, zeros, zeros))
+        self.top.registers = registers
+
     def _find_lines(self) -> tuple[list[list[Register]], list[Register]]:
         """Return the pure delays, as registers in the order of the flow, and the other registers."""
         uses: dict[int, int] = {}
@@ -166,7 +204,7 @@ class _Generator:
         before: dict[Register, Register] = {}
         for register in by_output.values():
             source = by_output.get(tuple(register.d))
-            same = source is not None and source is not register and source.reset == register.reset
+            same = source is not None and source is not register
             if same and self.varying.any(source.q) == self.varying.any(register.q) and all(uses[q] == 1 for q in source.q):
                 before[register] = source
         inner = set(before.values())
@@ -174,11 +212,13 @@ class _Generator:
         for register in self.top.registers:
             if register in before and register not in inner:
                 line = [register]
-                while line[-1] in before:
+                while line[-1] in before and _one_reset([*line, before[line[-1]]]):
                     line.append(before[line[-1]])
+                inner.add(line[-1])
                 lines.append(line[::-1])
+        # What is left of a line whose resets are too mixed, or of a ring without an end, are plain registers.
+        lines = [line for line in lines if len(line) > 1]
         taken = {register for line in lines for register in line}
-        # A ring of registers that feed only each other has no end to start from.
         return lines, [register for register in self.top.registers if register not in taken]
 
     def _place_instance(self, instance: Instance) -> tuple[int, int]:
@@ -230,8 +270,13 @@ class _Generator:
         return ALWAYS if guard == ONE else self.layout.scalar(guard)
 
     def _add_register(self, register: Register, owner: int) -> None:
-        guard, values = next_state(self.top, self.varying, register)
-        code = {"guard": self._guard(guard), "target": self.layout.vector[register.q[0]], "count": len(register.q)}
+        reset = ALWAYS
+        if _clears(register) and not self.varying(register.reset) and not self.varying(register.enable):
+            # A copy that clears instead spares a gate per bit.
+            guard, values, reset = register.enable, register.d, self._guard(register.reset)
+        else:
+            guard, values = next_state(self.top, self.varying, register)
+        code = {"guard": self._guard(guard), "target": self.layout.vector[register.q[0]], "count": len(register.q), "reset": reset}
         self._from_run(code, "copy", owner, values, guard, vector=True)
 
     def _add_line(self, line: list[Register], owner: int) -> None:
@@ -239,8 +284,11 @@ class _Generator:
         count, depth = len(line[0].q), len(line) - 1
         place = (self.layout.vector if vector else self.layout.bit)[line[-1].q[0]]
         ring = (self.layout.allocate if vector else self.layout.allocate_bits)(count * depth)
-        reset = ALWAYS if line[0].reset == ZERO else self.layout.scalar(line[0].reset)
-        code = {"target": place, "count": count, "ring": ring, "depth": depth, "reset": reset}
+        resets = [register.reset != ZERO for register in line]
+        reset = self.layout.scalar(next(register.reset for register in line if register.reset != ZERO)) if any(resets) else ALWAYS
+        first = resets.index(False) if False in resets else len(line)
+        last = resets[::-1].index(False) if False in resets else 0
+        code = {"target": place, "count": count, "ring": ring, "depth": depth, "reset": reset, "first": first, "last": last}
         self._from_run(code, "line" if vector else "bit_line", owner, line[0].d, ONE, vector=vector)
 
     def _from_run(self, code: dict, what: str, owner: int, nodes: list[int], guard: int, *, vector: bool) -> None:

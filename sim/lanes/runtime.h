@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <sys/mman.h>
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -16,6 +18,7 @@ typedef uint64_t V;
 typedef uint64_t V __attribute__((vector_size(LANES / 8)));
 #define NONE (V{})
 #endif
+#define HUGE_PAGE ((size_t)2 << 20)
 #define ALL (~NONE)
 #define MASK(bit) (NONE - (uint64_t)(bit))
 #define STUCK(value, net) ((((value) & ~sa0[net])) | sa1[net])
@@ -28,6 +31,7 @@ typedef uint64_t V __attribute__((vector_size(LANES / 8)));
 
 struct Simulation {
     void *block;
+    size_t mapped;
     V *s;  // in the block, aligned
     uint8_t *b;
     V **stuck;          // for each instance its masks (stuck at 0, then stuck at 1, one of each per net), or null
@@ -46,6 +50,14 @@ static int nets_of(int);
         if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
 }
 
+// Columns: guard, target, source, count, reset.
+[[maybe_unused]] static void registers(V *s, const uint8_t *b, const int32_t (*t)[5], int count) {
+    for (int i = 0; i < count; ++i) {
+        if (t[i][4] >= 0 && b[t[i][4]]) memset((void *)(s + t[i][1]), 0, t[i][3] * sizeof(V));
+        else if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
+    }
+}
+
 // A word of a memory; beyond its end there are zeros.
 [[maybe_unused]] static void fetch(V *s, int target, int start, int width, uint32_t depth, uint32_t address) {
     if (address < depth) memcpy(s + target, s + start + (size_t)address * width, width * sizeof(V));
@@ -61,27 +73,28 @@ static int nets_of(int);
     return address < depth ? memory[(size_t)address * width + bit] : 0;
 }
 
-// Delay lines keep all but their last stage in a ring. Columns: reset, target, source, width, ring, depth of the ring, number.
+// Delay lines keep all but their last stage in a ring. Columns: reset, target, source, width, ring, depth of the ring, number,
+// and how many of the first and of the last stages the reset clears.
 template <typename T>
 static inline void delay(T *values, const uint8_t *b, int32_t *positions, const int32_t *t) {
     const size_t bytes = t[3] * sizeof(T);
-    if (t[0] >= 0 && b[t[0]]) {
-        memset((void *)(values + t[1]), 0, bytes);
-        memset((void *)(values + t[4]), 0, bytes * t[5]);
-        return;
-    }
     int32_t &position = positions[t[6]];
-    T *const place = values + t[4] + (size_t)position * t[3];
+    T *const ring = values + t[4], *const place = ring + (size_t)position * t[3];
     memcpy((void *)(values + t[1]), place, bytes);
     memcpy((void *)place, values + t[2], bytes);
     if (++position == t[5]) position = 0;
+    if (t[0] < 0 || !b[t[0]]) return;
+    for (int32_t stage = 0; stage < t[5]; ++stage)
+        if (stage < t[7] || stage > t[5] - t[8])
+            memset((void *)(ring + (size_t)((position + t[5] - 1 - stage) % t[5]) * t[3]), 0, bytes);
+    if (t[8] || t[7] > t[5]) memset((void *)(values + t[1]), 0, bytes);
 }
 
-[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[7], int count) {
+[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[9], int count) {
     for (int i = 0; i < count; ++i) delay(sim->s, sim->b, sim->position, t[i]);
 }
 
-[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[7], int count) {
+[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[9], int count) {
     for (int i = 0; i < count; ++i) delay(sim->b, sim->b, sim->position, t[i]);
 }
 
@@ -89,7 +102,7 @@ extern "C" {
 
 void lanes_delete(Simulation *sim) {
     if (!sim) return;
-    free(sim->block);
+    if (sim->block) munmap(sim->block, sim->mapped);
     free(sim->b);
     if (sim->stuck)
         for (int i = 0; i < INSTANCES; ++i) free(sim->stuck[i]);
@@ -103,8 +116,14 @@ Simulation *lanes_new() {
     Simulation *sim = (Simulation *)calloc(1, sizeof(Simulation));
     if (!sim) return nullptr;
     // Fresh pages are zero and cost nothing until they are used: most of a deep accumulator memory never is.
-    sim->block = calloc(1, (VECTORS + 1) * sizeof(V));
-    sim->s = (V *)(((uintptr_t)sim->block + sizeof(V) - 1) / sizeof(V) * sizeof(V));
+    const size_t size = (VECTORS * sizeof(V) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    sim->block = mmap(nullptr, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (sim->block == MAP_FAILED) sim->block = nullptr;
+    sim->s = (V *)(((uintptr_t)sim->block + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    sim->mapped = size + HUGE_PAGE;
+#ifdef MADV_HUGEPAGE
+    if (sim->block) madvise(sim->s, size, MADV_HUGEPAGE);
+#endif
     sim->b = (uint8_t *)calloc(BITS, 1);
     sim->stuck = (V **)calloc(INSTANCES + 1, sizeof(V *));
     sim->position = (int32_t *)calloc(LINES, sizeof(int32_t));

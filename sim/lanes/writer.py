@@ -75,15 +75,15 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int
     for group, ((what, _), units) in enumerate(groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))):
         codes = [generator.code[unit] for unit in units]
         if what == "copy":
-            tables.append(_table(f"group{group}", [[c["guard"], c["target"], c["source"], c["count"]] for c in codes], 4))
-            text.append(f"copies(s, b, group{group}, {len(codes)});")
+            tables.append(_table(f"group{group}", [[c["guard"], c["target"], c["source"], c["count"], c["reset"]] for c in codes], 5))
+            text.append(f"registers(s, b, group{group}, {len(codes)});")
         elif what in ("line", "bit_line"):
             rows = [
-                [c["reset"], c["target"], c["source"], c["count"], c["ring"], c["depth"], lines + index]
+                [c["reset"], c["target"], c["source"], c["count"], c["ring"], c["depth"], lines + index, c["first"], c["last"]]
                 for index, c in enumerate(codes)
             ]
             lines += len(codes)
-            tables.append(_table(f"group{group}", rows, 7))
+            tables.append(_table(f"group{group}", rows, 9))
             text.append(f"{'delays' if what == 'line' else 'delay_bits'}(sim, group{group}, {len(codes)});")
         elif what == "instance":
             kind = codes[0]["kind"]
