@@ -27,10 +27,20 @@ from hdl.pe import ProcessingElement
 from sim.benches.verilator_library import verilator_library
 from sim.toolchain import ToolError, cxx_compiler, find_verilator
 
-__all__ = ["BENCHES", "SIMULATORS", "Bench", "BenchResult", "require_simulator", "run_bench"]
+__all__ = [
+    "BENCHES",
+    "CONFIG_VARIABLE",
+    "GOLDEN_VARIABLE",
+    "SIMULATORS",
+    "Bench",
+    "BenchResult",
+    "config_of",
+    "require_simulator",
+    "run_bench",
+]
 
 SIMULATORS = ("verilator", "icarus")
-#: What the benches of one simulator take together on one core is bounded by these small arrays.
+#: Not square, so that rows and columns cannot be mixed up; small, so that a build takes seconds.
 SMALL = ArrayConfig(rows=3, cols=2, accumulator_depth=6)
 TIMESCALE = ("1ns", "1ps")
 #: Configurations of the device and of the golden model, as JSON, for the code inside the simulator.

@@ -95,7 +95,7 @@ class StreamBench:
         return self.dut.cycles.value.to_unsigned()
 
     def send(self, program: Program, image: int = 0) -> None:
-        """Give the sources what they send for one image; the first beats are offered together in the next cycle but one."""
+        """Give the sources what they send for one image; the first beats are all offered in the same cycle."""
         per_image = len(program.activations) // program.images
         beats = {name: getattr(program, name) for name in INPUTS}
         beats["activations"] = program.activations[image * per_image : (image + 1) * per_image]
