@@ -43,7 +43,7 @@ def simulate(component, *benches, background=(), limit=20_000):
 
 @dataclass
 class Tile:
-    """One tile: weight words with flags and stuck bits as arrays (rows, cols), activation vectors int8 (M, rows), command fields."""
+    """One tile: weight words and stuck bits as arrays (rows, cols), activation vectors int8 (M, rows), command fields."""
 
     words: WeightWords
     vectors: np.ndarray

@@ -101,13 +101,14 @@ class Bench:
 
     async def _finish(self, ctx):
         dut = self.dut
-        started = False
+        busy_cycles = 0
         while True:
             _, _, busy = await ctx.tick().sample(dut.busy)
-            started |= bool(busy)
-            if started and not busy and not self.beats["commands"]:
+            busy_cycles += busy
+            if busy_cycles and not busy and not self.beats["commands"]:
                 break
         self.cycles = ctx.get(dut.cycles)
+        assert self.cycles == busy_cycles
         # Idle means idle: nothing comes afterwards, and the counter stands.
         await ctx.tick().repeat(3 * (self.config.rows + self.config.cols))
         for name in OUTPUTS:
@@ -184,6 +185,7 @@ def test_sim_each_result_once(hardware, options):
     counted[:, 0] = np.arange(50)
     bench = Bench(hardware, config, [hardware.Tile(words=ones, vectors=counted)]).run()
     assert [unpack(beat, config.cols, 32) for beat in bench.taken["results"]] == [[n] * config.cols for n in range(50)]
+    assert bench.cycles == cycles.program_cycles(config, [50])
 
 
 @pytest.mark.parametrize("options", CONFIGS[:5], ids=named)

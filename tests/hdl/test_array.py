@@ -171,7 +171,7 @@ def test_sim_latency(hardware, rows, cols):
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
 def test_sim_tiles_follow_without_bubble(hardware, rows, cols):
-    """The next tile shifts in while vectors run; the vector in the cycle of the swap meets the new weights, the one before the old."""
+    """The next tile shifts in while vectors run; the vector in the cycle of the swap is the first to meet the new weights."""
     config = ArrayConfig(rows=rows, cols=cols)
     rng = np.random.default_rng(5)
     tiles = [random_words(rng, (rows, cols)) for _ in range(4)]

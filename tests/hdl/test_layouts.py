@@ -6,7 +6,17 @@ from amaranth.hdl import Shape
 from hdl.layouts import Command, FaultWord, ScanRecord, WeightWord
 
 OFFSETS = {
-    Command: {"vectors": 0, "rows": 16, "cols": 23, "first": 30, "last": 31, "masks": 32, "readback": 33, "signature": 34, "quartiles": 35},
+    Command: {
+        "vectors": 0,
+        "rows": 16,
+        "cols": 23,
+        "first": 30,
+        "last": 31,
+        "masks": 32,
+        "readback": 33,
+        "signature": 34,
+        "quartiles": 35,
+    },
     WeightWord: {"weight": 0, "invert": 8, "bypass": 9},
     FaultWord: {"sa0": 0, "sa1": 8},
     ScanRecord: {"zeros": 0, "total": 7, "squares": 22, "at_most": 43},

@@ -75,7 +75,9 @@ def simulated(tmp_path_factory):
     defines = [f"-DUNITS={len(UNITS)}", "-DVM_TRACE=0", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVL_IGNORE_UNKNOWN_ARCH"]
     includes = ["-I.", f"-I{include}", f"-I{include / 'vltstd'}"]
     options = ["-std=gnu++20", "-O1", "-w", "-pthread"]
-    run_tool([*cxx_compiler().split(), *options, *defines, *includes, *map(str, sources), "-o", "units"], cwd=work, what="The compiler")
+    run_tool(
+        [*cxx_compiler().split(), *options, *defines, *includes, *map(str, sources), "-o", "units"], cwd=work, what="The compiler"
+    )
     subprocess.run([work / "units", work / "products.bin"], check=True)
     products = np.fromfile(work / "products.bin", dtype="<i2").reshape(256, 256, len(UNITS))
     return {unit: products[:, :, index] for index, unit in enumerate(UNITS)}

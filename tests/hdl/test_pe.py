@@ -13,7 +13,7 @@ from hdl.pe import ProcessingElement, pe_signature
 
 #: 0x00 and 0xFF show every stuck bit; the others have either value in every bit.
 WEIGHTS = (0x00, 0xFF, 0x55, 0xAA, 0x80, 0x7F)
-STUCK = [(0, 0), *((1 << bit, 0) for bit in range(8)), *((0, 1 << bit) for bit in range(8)), (0x0F, 0xF0), (0xFF, 0)]
+STUCK = [(0, 0), *((1 << bit, 0) for bit in range(8)), *((0, 1 << bit) for bit in range(8)), (0x0F, 0xF0), (0xFF, 0), (0x3C, 0x5A)]
 
 
 def seen_code(weight, sa0=0, sa1=0, invert=False, bypass=False):

@@ -117,7 +117,9 @@ def test_sim_no_bubble_between_tiles(hardware):
 def test_sim_waits_for_operands(hardware, starved):
     """No operation without its operand: one stream comes every seventh cycle, nothing is issued in between."""
     tiles = [{"vectors": 2, "masks": 1}, {"vectors": 3, "masks": 1}]
-    trace = Trace(hardware, ArrayConfig(rows=2, cols=1), tiles, cycles=120, offers=lambda name, cycle: name != starved or cycle % 7 == 0)
+    trace = Trace(
+        hardware, ArrayConfig(rows=2, cols=1), tiles, cycles=120, offers=lambda name, cycle: name != starved or cycle % 7 == 0
+    )
     assert not any(trace.left.values())
     issued = trace.cycles("vector" if starved == "activations" else "shift")
     # What is decided in a cycle shows at the array in the next.
@@ -138,7 +140,9 @@ def test_sim_fault_stream_only_with_masks(hardware):
 def test_sim_waits_for_a_place_for_results(hardware):
     """Vectors of the last tile of a reduction wait for a credit, others need none."""
     tiles = [{"vectors": 3, "last": 0}, {"vectors": 3, "last": 1}]
-    trace = Trace(hardware, ArrayConfig(rows=1, cols=1), tiles, cycles=60, credits=lambda name, cycle: name != "result" or cycle >= 30)
+    trace = Trace(
+        hardware, ArrayConfig(rows=1, cols=1), tiles, cycles=60, credits=lambda name, cycle: name != "result" or cycle >= 30
+    )
     assert trace.values("last", "vector") == [0, 0, 0, 1, 1, 1]
     assert trace.cycles("vector")[2] < 10
     assert trace.cycles("vector")[3] == 31
@@ -149,7 +153,9 @@ def test_sim_waits_for_a_place_for_results(hardware):
 def test_sim_waits_for_a_place_for_reports(hardware, output, field):
     """A shift that pushes a reported row out waits for a credit; a record takes one per tile, a readback one per row."""
     tiles = [{field: 1, "vectors": 5}, {}, {}, {}]
-    trace = Trace(hardware, ArrayConfig(rows=3, cols=1), tiles, cycles=60, credits=lambda name, cycle: name != output or cycle >= 40)
+    trace = Trace(
+        hardware, ArrayConfig(rows=3, cols=1), tiles, cycles=60, credits=lambda name, cycle: name != output or cycle >= 40
+    )
     assert len(trace.cycles("shift")) == 12
     # Two tiles load without a credit; the third pushes the first one out.
     assert trace.cycles("shift")[5] < 20

@@ -26,7 +26,9 @@ def run(hardware, config, tiles, *, distance=2, rng=None):
         for cycle in range(len(schedule) + distance):
             issued = schedule[cycle] if cycle < len(schedule) else None
             leaving = schedule[cycle - distance] if cycle >= distance else None
-            ctx.set(unit.scan_issued, {"valid": int(issued is not None), "start": int(issued is not None and issued[1] == rows - 1)})
+            ctx.set(
+                unit.scan_issued, {"valid": int(issued is not None), "start": int(issued is not None and issued[1] == rows - 1)}
+            )
             if issued is not None:
                 ctx.set(unit.command, tiles[issued[0]][0])
             ctx.set(unit.scan, {"valid": int(leaving is not None), "start": int(leaving is not None and leaving[1] == rows - 1)})

@@ -14,10 +14,7 @@ from sim.lint import CONFIGS, WAIVERS, lint
 from sim.toolchain import ToolError
 
 #: Words of SystemVerilog that Verilog-2001 does not have.
-NEWER_WORDS = (
-    "logic bit byte int shortint longint enum struct union typedef package import interface modport class always_comb always_ff "
-    "always_latch unique priority assert assume cover property final return void string"
-).split()
+NEWER_WORDS = ["logic", "bit", "byte", "int", "shortint", "longint", "enum", "struct", "union", "typedef", "package", "import", "interface", "modport", "class", "always_comb", "always_ff", "always_latch", "unique", "priority", "assert", "assume", "cover", "property", "final", "return", "void", "string"]
 FAULT_FREE = "2x3-plain"
 
 
@@ -51,7 +48,7 @@ def test_every_waiver_is_needed(netlist, tmp_path, line):
 
 
 def test_lint_sees_mistakes(netlist):
-    with pytest.raises(ToolError, match="MULTIDRIVEN|never_declared|UNDRIVEN|IMPLICIT"):
+    with pytest.raises(ToolError, match="never_declared"):
         lint(netlist.replace("endmodule", "  assign never_declared = 1'b1;\nendmodule", 1))
 
 

@@ -174,7 +174,12 @@ def test_counters(arrays, layers_network, layer_shapes):
 @pytest.mark.parametrize(
     ("layer", "shape", "dtype", "sentence"),
     [
-        ("padded", (1, 3, 5, 5), torch.int8, r"^The activations of layer padded must be \(batch, 2, height, width\), not \(1, 3, 5, 5\)$"),
+        (
+            "padded",
+            (1, 3, 5, 5),
+            torch.int8,
+            r"^The activations of layer padded must be \(batch, 2, height, width\), not \(1, 3, 5, 5\)$",
+        ),
         ("full", (1, 63), torch.int8, r"^The activations of layer full must be \(batch, 64\), not \(1, 63\)$"),
         ("full", (1, 64), torch.float32, r"^The activations of layer full must be int8, not torch.float32$"),
     ],

