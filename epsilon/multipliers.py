@@ -1,7 +1,7 @@
 """The catalogue of 8x8 signed approximate multipliers.
 
 Every 8x8 signed circuit of EvoApproxLib is a Baugh-Wooley array multiplier without some of its partial products, so a 64-bit mask
-describes it completely and the published truth table, the exact products it is the sum of, and the netlist all follow from the mask.
+describes it completely; the published truth table, the exact products it is the sum of, and the netlist all follow from the mask.
 
 Ref: V. Mrazek, R. Hrbacek, Z. Vasicek, L. Sekanina, "EvoApprox8b", DATE 2017, pp. 258-261, doi 10.23919/DATE.2017.7926993.
 Ref: V. Mrazek, Z. Vasicek, L. Sekanina, H. Jiang, J. Han, IEEE TVLSI 26(11), 2018, pp. 2572-2576 (the signed 8x8 circuits).
