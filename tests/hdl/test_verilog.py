@@ -14,7 +14,36 @@ from sim.lint import CONFIGS, WAIVERS, lint
 from sim.toolchain import ToolError
 
 #: Words of SystemVerilog that Verilog-2001 does not have.
-NEWER_WORDS = ["logic", "bit", "byte", "int", "shortint", "longint", "enum", "struct", "union", "typedef", "package", "import", "interface", "modport", "class", "always_comb", "always_ff", "always_latch", "unique", "priority", "assert", "assume", "cover", "property", "final", "return", "void", "string"]
+NEWER_WORDS = [
+    "logic",
+    "bit",
+    "byte",
+    "int",
+    "shortint",
+    "longint",
+    "enum",
+    "struct",
+    "union",
+    "typedef",
+    "package",
+    "import",
+    "interface",
+    "modport",
+    "class",
+    "always_comb",
+    "always_ff",
+    "always_latch",
+    "unique",
+    "priority",
+    "assert",
+    "assume",
+    "cover",
+    "property",
+    "final",
+    "return",
+    "void",
+    "string",
+]
 FAULT_FREE = "2x3-plain"
 
 
