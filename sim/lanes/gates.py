@@ -297,6 +297,7 @@ def blast(graph: Graph, name: str, kind: str, parameters: dict[str, int], ports:
             wide = _extended(a, max(width, len(a)), a_signed)
             return g.shift_right(wide, b, wide[-1] if signed else ZERO)[:width]
         case "$shift" | "$shiftx" if not parameters.get("B_SIGNED", 0):
-            wide = _extended(a, max(width, len(a)), a_signed and kind == "$shift")
-            return g.shift_right(wide, b, ZERO)[:width]
+            signed = a_signed and kind == "$shift"
+            wide = _extended(a, max(width, len(a)), signed)
+            return g.shift_right(wide, b, wide[-1] if signed else ZERO)[:width]
     raise UnsupportedDesign(f"The lane generator does not know the cell {name} of type {kind}")

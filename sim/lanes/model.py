@@ -96,7 +96,7 @@ class LanesModel:
         self.config = config
         self.backend = chosen
         self._lanes = lanes
-        self._bytes = beat_bytes(config)
+        self.beat_bytes = beat_bytes(config)
         self._built = built = build_accelerator(config, chosen, nets=nets)
         self._library = library = built.library
         library.lanes_new.restype = ctypes.c_void_p
@@ -179,7 +179,7 @@ class LanesModel:
             Takes every output in each of the first cycles, see ``trace_record``; for comparisons.
         """
         inputs = [self._checked(name, getattr(program, name)) for name in INPUTS]
-        outputs = [np.zeros((self._lanes, getattr(program, name), self._bytes[name]), dtype=np.uint8) for name in OUTPUTS]
+        outputs = [np.zeros((self._lanes, getattr(program, name), self.beat_bytes[name]), dtype=np.uint8) for name in OUTPUTS]
         width = self.backend.lanes
         jobs = []
         for word in range(len(self._handles)):
@@ -216,7 +216,7 @@ class LanesModel:
         return self._library.epsilon_run(handle, ctypes.byref(job))
 
     def _checked(self, name: str, beats: np.ndarray) -> np.ndarray:
-        width = self._bytes[name]
+        width = self.beat_bytes[name]
         shapes = f"(beats, {width})" if name == "commands" else f"(beats, {width}) or ({self._lanes}, beats, {width})"
         alike = beats.ndim == 2 or (name != "commands" and beats.ndim == 3 and len(beats) == self._lanes)
         if beats.dtype != np.uint8 or not alike or beats.shape[-1] != width:
