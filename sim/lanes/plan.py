@@ -39,7 +39,9 @@ class _Watch:
 TOP = ""
 
 
-def find_varying(top: Netlist, shared: dict[str, Netlist], inputs: set[str], *, forced: set[str] = frozenset()) -> dict[str, Varying]:
+def find_varying(
+    top: Netlist, shared: dict[str, Netlist], inputs: set[str], *, forced: set[str] = frozenset()
+) -> dict[str, Varying]:
     """Return what varies in the top module (key ``""``) and in each shared one, when these input ports of the top do.
 
     Parameters

@@ -75,7 +75,9 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int
     for group, ((what, _), units) in enumerate(groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))):
         codes = [generator.code[unit] for unit in units]
         if what == "copy":
-            tables.append(_table(f"group{group}", [[c["guard"], c["target"], c["source"], c["count"], c["reset"]] for c in codes], 5))
+            tables.append(
+                _table(f"group{group}", [[c["guard"], c["target"], c["source"], c["count"], c["reset"]] for c in codes], 5)
+            )
             text.append(f"registers(s, b, group{group}, {len(codes)});")
         elif what in ("line", "bit_line"):
             rows = [
@@ -119,7 +121,9 @@ def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
                 call = f"if (sim->stuck[i]) forced_refresh_{kind.name}(s, {pointers}); else {call}"
             text.append(f"case {index}: {call} break;")
         text.append("}")
-    nets = [f"case {index}: return {len(kind.nets()) if kind.forced else 0};" for index, kind in enumerate(generator.kinds.values())]
+    nets = [
+        f"case {index}: return {len(kind.nets()) if kind.forced else 0};" for index, kind in enumerate(generator.kinds.values())
+    ]
     switch = ["switch (instances[i][2]) {", *nets, "}"] if instances else []
     return [
         *text,
