@@ -48,9 +48,8 @@ def demo(
     if result.equal:
         printed.print(f"RTL = PyTorch on {sum(result.compared.values()):,} integers\n({shown})", soft_wrap=True)
     flagged = ", ".join(result.pattern_flagged) or "no layer"
-    printed.print(
-        f"Checked was every count of the scan's records; the sparsity pattern alone (Eq. 6) would have flagged {flagged}."
-    )
+    found = f"Eq. 6, the sparsity pattern alone, would have flagged {flagged}"
+    printed.print(f"A layer is faulty when any count of its scan changes; {found}.", soft_wrap=True)
     for picture in result.pictures:
         printed.print(f"picture: {picture}", soft_wrap=True)
     printed.print(f"{time.perf_counter() - start:.0f} s", soft_wrap=True)
