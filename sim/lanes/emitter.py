@@ -162,7 +162,7 @@ def reuse_operands(text: str) -> str:
     for index, line in enumerate(lines):
         for name in re.findall(r"\bn\d+\b", line):
             last[name] = index
-        if (load := re.match(r"const V (n\d+) = [sp]\w*\[", line)) is not None:
+        if (load := re.match(r"const V (n\d+) = [sgp]\w*\[", line)) is not None:
             loaded.add(load[1])
 
     def ordered(index: int, match: re.Match) -> str:

@@ -123,9 +123,13 @@ class _Generator:
         reads = [(memory, port, self.new_owner()) for memory in self.top.memories for port in memory.reads]
         for _memory, port, owner in reads:
             self._initialise(layout.home(port.q, owner), port.init, vector=self.varying.any(port.q))
-        instances = [(instance, self.new_owner(), *self._place_instance(instance)) for instance in self.top.instances]
-        for instance, owner, vectors, bits in instances:
-            self._home_outputs(instance, owner, vectors, bits)
+        hot = [self.layout.allocate(self.kinds[instance.kind].hot) for instance in self.top.instances]
+        instances = [
+            (instance, self.new_owner(), vectors, self._place_instance(instance, vectors))
+            for instance, vectors in zip(self.top.instances, hot, strict=True)
+        ]
+        for instance, owner, vectors, (cold, bits) in instances:
+            self._home_outputs(instance, owner, vectors, cold, bits)
         for index, memory in enumerate(self.top.memories):
             self._place_asynchronous(index, memory)
 
@@ -140,10 +144,10 @@ class _Generator:
             self._add_line(line, owner_of[line[-1]])
         for index, memory in enumerate(self.top.memories):
             self._add_memory(index, memory, [(port, owner) for held, port, owner in reads if held is memory])
-        for entry in instances:
-            self._add_instance(*entry)
+        for instance, owner, vectors, (cold, bits) in instances:
+            self._add_instance(instance, owner, vectors, cold, bits)
         ports = self._ports()
-        return self._write(ports, [(instance, vectors) for instance, _, vectors, _ in instances])
+        return self._write(ports, [(instance, vectors, cold) for instance, _, vectors, (cold, _) in instances])
 
     # State and its places.
 
@@ -223,19 +227,22 @@ class _Generator:
         taken = {register for line in lines for register in line}
         return lines, [register for register in self.top.registers if register not in taken]
 
-    def _place_instance(self, instance: Instance) -> tuple[int, int]:
+    def _place_instance(self, instance: Instance, hot: int) -> tuple[int, int]:
+        """Return the places of an instance's guarded vectors and of its scalars."""
         kind = self.kinds[instance.kind]
-        vectors, bits = self.layout.allocate(kind.vectors), self.layout.allocate_bits(kind.bits)
-        self._initialise(vectors, kind.init, vector=True)
+        cold, bits = self.layout.allocate(kind.vectors - kind.hot), self.layout.allocate_bits(kind.bits)
+        self._initialise(hot, kind.init[: kind.hot], vector=True)
+        self._initialise(cold, kind.init[kind.hot :], vector=True)
         self._initialise(bits, kind.bit_init, vector=False)
-        return vectors, bits
+        return cold, bits
 
-    def _home_outputs(self, instance: Instance, owner: int, vectors: int, bits: int) -> None:
+    def _home_outputs(self, instance: Instance, owner: int, vectors: int, cold: int, bits: int) -> None:
         kind = self.kinds[instance.kind]
         for port, nodes in instance.outputs.items():
             for inner, outer in zip(kind.netlist.outputs[port], nodes, strict=True):
                 if inner in kind.vector_at:
-                    self.layout.vector[outer] = vectors + kind.vector_at[inner]
+                    place = kind.vector_at[inner]
+                    self.layout.vector[outer] = vectors + place if place < kind.hot else cold + place - kind.hot
                 elif inner in kind.bit_at:
                     self.layout.bit[outer] = bits + kind.bit_at[inner]
                 else:
@@ -379,9 +386,9 @@ class _Generator:
         reads = text(own=False)
         return self._unit("write", contents, reads, code, lambda: text(own=True))
 
-    def _add_instance(self, instance: Instance, owner: int, vectors: int, bits: int) -> None:
+    def _add_instance(self, instance: Instance, owner: int, vectors: int, cold: int, bits: int) -> None:
         kind = self.kinds[instance.kind]
-        code: dict = {"kind": kind, "vectors": vectors, "bits": bits, "ports": []}
+        code: dict = {"kind": kind, "vectors": vectors, "cold": cold, "bits": bits, "ports": []}
 
         def wire(*, own: bool) -> list[int]:
             code["ports"] = []
@@ -417,7 +424,7 @@ class _Generator:
             ports[name] = Port(name, False, varying, place, len(nodes))
         return ports
 
-    def _write(self, ports: dict[str, Port], instances: list[tuple[Instance, int]]) -> Generated:
+    def _write(self, ports: dict[str, Port], instances: list[tuple[Instance, int, int]]) -> Generated:
         from sim.lanes.writer import write_source
 
         self.next_start = self.layout.allocate_bits(self.scalar_count)
@@ -425,7 +432,7 @@ class _Generator:
         clusters = find_clusters(self.varying, self.layout)
         source = write_source(self, order, clusters, instances)
         names = {name: kind.net_names() for name, kind in self.kinds.items() if kind.forced}
-        return Generated(source, ports, {instance.name: index for index, (instance, _) in enumerate(instances)}, names)
+        return Generated(source, ports, {instance.name: index for index, (instance, *_) in enumerate(instances)}, names)
 
     def control(self) -> list[str]:
         """Return the statements that compute every scalar that is needed elsewhere, and the next state of the scalar registers."""

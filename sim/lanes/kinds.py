@@ -25,6 +25,7 @@ class Kind:
     """Layout of an instance's state and the functions that renew it.
 
     An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where the nodes of its registers are.
+    The first ``hot`` vectors are used in every cycle; the others, which change under a guard, are kept elsewhere.
     What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
 
     Parameters
@@ -63,6 +64,8 @@ class Kind:
         for node in self.kept:
             self.vector_at[node] = len(self.init)
             self.init.append(0)
+        self.hot = max(len(self.init), 1)
+        self.init += [0] * (self.hot - len(self.init))
         self._place(guarded=True)
         self.vector_ports = [port for port, nodes in sorted(netlist.inputs.items()) if varying.any(nodes)]
         self.bit_ports = [port for port in sorted(netlist.inputs) if port not in self.vector_ports and port != "clk"]
@@ -78,6 +81,11 @@ class Kind:
     @property
     def bits(self) -> int:
         return len(self.bit_init)
+
+    def at(self, node: int) -> str:
+        """Return the C expression of a node of the state."""
+        place = self.vector_at[node]
+        return f"s[{place}]" if place < self.hot else f"g[{place - self.hot}]"
 
     def nets(self) -> list[int]:
         """Return the nodes that can be stuck, in the order of their masks."""
@@ -125,10 +133,10 @@ class Kind:
 
     def source(self) -> str:
         """Return the C functions."""
-        arguments = ["V *__restrict s", "uint8_t *__restrict b"]
+        arguments = ["V *__restrict s", "V *__restrict g", "uint8_t *__restrict b"]
         arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
         arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
-        refresh, renew = f"static void refresh_{self.name}(V *__restrict s)", f"static void {self.name}({', '.join(arguments)})"
+        refresh, renew = f"static void refresh_{self.name}(V *__restrict s, V *__restrict g)", f"static void {self.name}({', '.join(arguments)})"
         text = []
         for condition, ternary in (("#ifdef LOOKUP", True), ("#else", False)):
             text += [
@@ -144,7 +152,7 @@ class Kind:
                 return f"STUCK({expression}, {index[node]})" if node in index else expression
 
             stuck = ["const V *__restrict sa0", "const V *__restrict sa1"]
-            text.append(self._refresh(f"static void forced_refresh_{self.name}(V *__restrict s, {', '.join(stuck)})", force=force))
+            text.append(self._refresh(f"static void forced_refresh_{self.name}(V *__restrict s, V *__restrict g, {', '.join(stuck)})", force=force))
             text.append(self._function(f"static void forced_{self.name}({', '.join(arguments + stuck)})", force=force))
         return "\n".join(text)
 
@@ -153,7 +161,7 @@ class Kind:
         if node in self.bit_at:
             return f"b[{self.bit_at[node]}]"
         if node in self.vector_at and (kept or graph.op[node] == "src"):
-            return f"s[{self.vector_at[node]}]"
+            return self.at(node)
         if graph.op[node] == "src":
             _, port, index = graph.args[node]
             if port in self.vector_ports:
@@ -167,8 +175,8 @@ class Kind:
     def _refresh(self, head: str, *, force=None, ternary: bool = False) -> str:
         emitter = self._emitter(force, ternary, kept=False)
         emitter.prepare(self.kept)
-        stores = [f"s[{self.vector_at[node]}] = {emitter.vector(node)};" for node in self.kept]
-        return "\n".join([head + " {", "(void)s;", *emitter.lines, *stores, "}"])
+        stores = [f"{self.at(node)} = {emitter.vector(node)};" for node in self.kept]
+        return "\n".join([head + " {", "(void)s; (void)g;", *emitter.lines, *stores, "}"])
 
     def _function(self, head: str, *, force=None, ternary: bool = False) -> str:
         emitter = self._emitter(force, ternary, kept=True)
@@ -193,7 +201,7 @@ class Kind:
             condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
             body += [f"if ({condition}) {{", *inner.lines, "}"]
         if changed:
-            arguments = "s, sa0, sa1" if force else "s"
+            arguments = "s, g, sa0, sa1" if force else "s, g"
             call = f"{'forced_' if force else ''}refresh_{self.name}({arguments});"
             body.append(f"if ({' | '.join(guard_names[guard] for guard in sorted(changed))}) {call}")
         return "\n".join([head + " {", *body, *scalar_stores, "}"])
@@ -208,9 +216,9 @@ class Kind:
             for q, value in zip(update.register.q, update.values, strict=True):
                 expression = emitter.vector(value)
                 if len(group) == 1 and not self._reads(update, update):
-                    lines.append(f"s[{self.vector_at[q]}] = {stuck(q, expression)};")
+                    lines.append(f"{self.at(q)} = {stuck(q, expression)};")
                 else:
-                    own.append(f"s[{self.vector_at[q]}] = {stuck(q, expression)};")
+                    own.append(f"{self.at(q)} = {stuck(q, expression)};")
             if several and update.guard != ONE:
                 own = [f"if ({guard_names[update.guard]}) {{", *own, "}"]
             stores += own

@@ -11,10 +11,10 @@ from sim.lanes.schedule import Unit
 __all__ = ["write_source"]
 
 
-def write_source(generator, order: list[Unit], clusters: list[ClusterClass], instances: list[tuple[Instance, int]]) -> str:
+def write_source(generator, order: list[Unit], clusters: list[ClusterClass], instances: list[tuple[Instance, int, int]]) -> str:
     """Return the C file; it needs runtime.h, and defines what that declares."""
     layout = generator.layout
-    number = {vectors: index for index, (_, vectors) in enumerate(instances)}
+    number = {vectors: index for index, (_, vectors, _) in enumerate(instances)}
     functions = [kind.source() for kind in generator.kinds.values()]
     functions += [cluster.source for cluster in clusters]
     tables: list[str] = []
@@ -33,9 +33,8 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
         settle.append(f"copies(s, b, gathers, {len(gathers)});")
     control = generator.control()
     refresh = []
-    for instance, vectors in instances:
-        kind = generator.kinds[instance.kind]
-        refresh.append([vectors, number[vectors], list(generator.kinds).index(instance.kind)])
+    for instance, vectors, cold in instances:
+        refresh.append([vectors, cold, list(generator.kinds).index(instance.kind)])
     if refresh:
         tables.append(_table("instances", refresh, 3))
     tables.append(_table("initial", [[place] for place, _ in generator.init] or [[-1]], 1))
@@ -89,11 +88,11 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int
             text.append(f"{'delays' if what == 'line' else 'delay_bits'}(sim, group{group}, {len(codes)});")
         elif what == "instance":
             kind = codes[0]["kind"]
-            rows = [[c["vectors"], c["bits"], number[c["vectors"]], *c["ports"]] for c in codes]
+            rows = [[c["vectors"], c["bits"], number[c["vectors"]], c["cold"], *c["ports"]] for c in codes]
             tables.append(_table(f"group{group}", rows, len(rows[0])))
-            arguments = ["s + t[0]", "b + t[1]"]
-            arguments += [f"s + t[{3 + k}]" for k in range(len(kind.vector_ports))]
-            arguments += [f"b + t[{3 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
+            arguments = ["s + t[0]", "s + t[3]", "b + t[1]"]
+            arguments += [f"s + t[{4 + k}]" for k in range(len(kind.vector_ports))]
+            arguments += [f"b + t[{4 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
             call = f"{kind.name}({', '.join(arguments)});"
             if kind.forced:
                 stuck = f"forced_{kind.name}({', '.join([*arguments, 'f', f'f + {len(kind.nets())}'])});"
@@ -113,12 +112,12 @@ def _kind_of(generator, unit: Unit) -> str:
 def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
     text = ["static void refresh(Simulation *sim, int i) {", "(void)sim; (void)i;"]
     if instances:
-        text += ["V *const s = sim->s + instances[i][0];", "switch (instances[i][2]) {"]
+        text += ["V *const s = sim->s + instances[i][0], *const g = sim->s + instances[i][1];", "switch (instances[i][2]) {"]
         for index, kind in enumerate(generator.kinds.values()):
-            call = f"refresh_{kind.name}(s);"
+            call = f"refresh_{kind.name}(s, g);"
             if kind.forced:
                 pointers = f"sim->stuck[i], sim->stuck[i] + {len(kind.nets())}"
-                call = f"if (sim->stuck[i]) forced_refresh_{kind.name}(s, {pointers}); else {call}"
+                call = f"if (sim->stuck[i]) forced_refresh_{kind.name}(s, g, {pointers}); else {call}"
             text.append(f"case {index}: {call} break;")
         text.append("}")
     nets = [
