@@ -74,7 +74,12 @@ def work_of(config: ArrayConfig, target: int, *, lanes: int | None = None) -> Wo
     tiles = max(1, target // vectors)
     weights = rng.integers(-128, 128, (tiles, config.rows, config.cols)).astype(np.int8)
     shape = (tiles, vectors, config.rows)
-    activations = rng.integers(0, 256, shape if lanes is None else (lanes, *shape), dtype=np.uint8)
+    if lanes is None:
+        activations = rng.integers(0, 256, shape, dtype=np.uint8)
+    else:
+        # What all lanes take in one beat lies together.
+        beats = rng.integers(0, 256, (tiles * vectors, lanes, config.rows), dtype=np.uint8)
+        activations = beats.swapaxes(0, 1)
     place = np.arange(tiles)
     last = (place % REDUCTION == REDUCTION - 1) | (place == tiles - 1)
     program = Program(
@@ -82,13 +87,13 @@ def work_of(config: ArrayConfig, target: int, *, lanes: int | None = None) -> Wo
             vectors=np.full(tiles, vectors), rows=config.rows, cols=config.cols, first=place % REDUCTION == 0, last=last
         ),
         weights=streams.tile_beats(weights.view(np.uint8).astype(np.uint16)),
-        activations=activations.reshape(*activations.shape[:-3], -1, config.rows),
+        activations=activations.reshape(-1, config.rows) if lanes is None else activations,
         faults=np.zeros((0, 2 * config.cols), np.uint8),
         results=int(last.sum()) * vectors,
         readback=0,
         signatures=0,
     )
-    own = activations if lanes is None else activations[0]
+    own = activations if lanes is None else np.ascontiguousarray(activations[0]).reshape(shape)
     return Work(program, weights, own.view(np.int8), cycles.program_cycles(config, [vectors] * tiles))
 
 

@@ -146,7 +146,7 @@ class ArrayDriver(ABC):
             commands=self._commands(plan, layer, first_chunk, readback=False),
             weights=np.tile(weights, (chunks, 1)),
             faults=np.tile(faults, (chunks, 1)),
-            activations=streams.activation_beats(self.config, gemm, vectors),
+            activations=self._activation_beats(gemm, vectors),
             vectors=plan.vectors,
             results=batch * int(plan.vectors[plan.last].sum()),
             images=batch,
@@ -217,6 +217,10 @@ class ArrayDriver(ABC):
                 faults = self._layer_faults(layer, gemm)
             self._beats[layer] = weights, faults
         return self._beats[layer]
+
+    def _activation_beats(self, gemm: Gemm, vectors: np.ndarray) -> np.ndarray:
+        """Return the program's activations, of int8 (batch, groups, M, K)."""
+        return streams.activation_beats(self.config, gemm, vectors)
 
     def _layer_faults(self, layer: str, gemm: Gemm) -> np.ndarray:
         """Return the layer's fault beats."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "Program",
     "Run",
     "activation_beats",
+    "activation_chunks",
     "command_beats",
     "fault_beats",
     "join_accumulators",
@@ -106,28 +108,31 @@ def fault_beats(config: ArrayConfig, gemm: Gemm, stuck: StuckBits) -> np.ndarray
     return tile_beats(split_matrix(config, gemm, stuck.sa0.astype(np.uint16) | stuck.sa1.astype(np.uint16) << 8))
 
 
-def activation_beats(config: ArrayConfig, gemm: Gemm, vectors: np.ndarray) -> np.ndarray:
-    """Return activation vectors as beats, image after image.
+def activation_chunks(config: ArrayConfig, gemm: Gemm, vectors: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the activations of every chunk of vectors as its tiles take them.
 
     Parameters
     ----------
     vectors : int8 (batch, groups, M, K)
 
-    Returns
-    -------
-    uint8 (batch * beats, rows), the vectors of a chunk once for each tile, in the order of ``sim.tiling.tiles``.
+    Yields
+    ------
+    int8 (batch, groups, tiles of the outputs, tiles of the reduction, vectors, rows), in the order of ``sim.tiling.tiles``.
     """
     batch, rows = len(vectors), config.rows
     row_tiles, col_tiles = -(-gemm.reduction // rows), -(-gemm.outputs // config.cols)
     padded = np.zeros((batch, gemm.groups, gemm.vectors, row_tiles * rows), dtype=np.int8)
     padded[..., : gemm.reduction] = vectors
     split = padded.reshape(batch, gemm.groups, gemm.vectors, row_tiles, rows).transpose(0, 1, 3, 2, 4)
-    chunks = []
     for m0 in range(0, gemm.vectors, config.accumulator_depth):
         chunk = split[:, :, None, :, m0 : m0 + config.accumulator_depth]
-        repeated = np.broadcast_to(chunk, (batch, gemm.groups, col_tiles, *chunk.shape[3:]))
-        chunks.append(repeated.reshape(batch, -1, rows))
-    return np.concatenate(chunks, axis=1).reshape(-1, rows).view(np.uint8)
+        yield np.broadcast_to(chunk, (batch, gemm.groups, col_tiles, *chunk.shape[3:]))
+
+
+def activation_beats(config: ArrayConfig, gemm: Gemm, vectors: np.ndarray) -> np.ndarray:
+    """Return activation vectors, int8 (batch, groups, M, K), as beats, uint8 (batch * beats, rows), image after image."""
+    chunks = [chunk.reshape(len(vectors), -1, config.rows) for chunk in activation_chunks(config, gemm, vectors)]
+    return np.concatenate(chunks, axis=1).reshape(-1, config.rows).view(np.uint8)
 
 
 def join_accumulators(config: ArrayConfig, gemm: Gemm, results: np.ndarray, batch: int) -> np.ndarray:

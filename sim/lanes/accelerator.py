@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -76,17 +77,11 @@ class LanesAccelerator(ArrayDriver):
     def execute(self, program: Program, *, expected_cycles: int) -> Run:
         """Run a program on all lanes at once, its images on the first ones."""
         images = program.images
-        activations = program.activations
-        if images > 1:
-            activations = activations.reshape(images, -1, activations.shape[-1])
-            if images < self.lanes:
-                idle = np.zeros((self.lanes - images, *activations.shape[1:]), np.uint8)
-                activations = np.concatenate([activations, idle])
         run = self._model.run(
             LaneProgram(
                 commands=program.commands,
                 weights=program.weights,
-                activations=activations,
+                activations=program.activations,
                 faults=program.faults,
                 results=program.results // images,
                 readback=program.readback,
@@ -106,6 +101,18 @@ class LanesAccelerator(ArrayDriver):
     def close(self) -> None:
         """Free the model."""
         self._model.close()
+
+    def _activation_beats(self, gemm: Gemm, vectors: np.ndarray) -> np.ndarray:
+        """Return every lane's activations, uint8 (lanes, beats, rows); those of one beat lie together, as they are taken."""
+        chunks = list(streams.activation_chunks(self.config, gemm, vectors))
+        sizes = [math.prod(chunk.shape[1:-1]) for chunk in chunks]
+        beats = np.zeros((sum(sizes), self.lanes, self.config.rows), np.int8)
+        at = 0
+        for chunk, size in zip(chunks, sizes, strict=True):
+            target = beats[at : at + size].reshape(*chunk.shape[1:-1], *beats.shape[1:])
+            target[..., : len(vectors), :] = np.moveaxis(chunk, 0, -2)
+            at += size
+        return beats.view(np.uint8).swapaxes(0, 1)
 
     def _common(self, beats: np.ndarray) -> np.ndarray:
         """Return the beats (beats, bytes) of lanes (lanes, beats, bytes) that all do the same."""
