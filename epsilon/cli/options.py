@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
     from epsilon.config import ArrayConfig
     from epsilon.data import Dataset
@@ -36,6 +36,7 @@ __all__ = [
     "array_config",
     "cores",
     "fault_map",
+    "read_image",
     "test_images",
 ]
 
@@ -124,12 +125,15 @@ def test_images(network: QuantizedNetwork, images: int, data: Path | None) -> Da
     return replace(found, images=found.images[:images], labels=found.labels[:images])
 
 
-def read_image(path: Path) -> torch.Tensor:
-    """Return the 8-bit image of a PNG, or of any file that Pillow reads, or of an NPY file, as (1, C, H, W)."""
+def read_image(path: Path) -> np.ndarray:
+    """Return the image of a PNG, or of any file that Pillow reads, or of an NPY file, as (1, C, H, W)."""
     import numpy as np
 
     if path.suffix.lower() == ".npy":
-        pixels = np.load(path, allow_pickle=False)
+        try:
+            pixels = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise ValueError(f"{path} is not an array that can be read") from None
     else:
         from PIL import Image, UnidentifiedImageError
 

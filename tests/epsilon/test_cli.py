@@ -216,7 +216,9 @@ def test_image_of_the_wrong_shape(tmp_path):
     )
     assert "3x8x8" in refused("run", "--image", tmp_path / "colour.png")
     assert "8-bit" in refused("run", "--image", tmp_path / "float.npy")
+    (tmp_path / "empty.npy").write_bytes(b"")
     assert "not an image" in refused("run", "--image", tmp_path / "text.png")
+    assert "not an array" in refused("run", "--image", tmp_path / "empty.npy")
     assert "No such file" in refused("run", "--image", tmp_path / "missing.png")
 
 
