@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import os
@@ -19,7 +18,6 @@ __all__ = [
     "Verilator",
     "built_once",
     "cache_folder",
-    "cached",
     "cxx_compiler",
     "find_verilator",
     "run_tool",
@@ -49,31 +47,6 @@ def cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epsilon"
-
-
-def cached(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return a folder of the build cache, made by ``build`` in a temporary one if it is not there yet.
-
-    Raises
-    ------
-    ToolError
-        When the cache cannot be written, or from ``build``; nothing is left behind then.
-    """
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder.parent))
-    except OSError as error:
-        raise ToolError(f"Cannot write the build cache (EPSILON_CACHE moves it): {error}") from None
-    try:
-        build(work)
-        # Whoever is first wins; the loser of a race uses the winner's build.
-        with contextlib.suppress(OSError):
-            work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 @functools.lru_cache(maxsize=1)

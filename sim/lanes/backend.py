@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.toolchain import ToolError, cache_folder, cached, cxx_compiler, run_tool, tool_version
+from sim.toolchain import ToolError, built_once, cache_folder, cxx_compiler, run_tool, tool_version
 
 __all__ = ["BACKENDS", "Backend", "available", "build", "choose"]
 
@@ -112,7 +112,7 @@ def build(source: str, backend: Backend, *, driver: str | None = None) -> ctypes
         command = [*compiler.split(), *flags, f"-I{HERE}", "lanes.cpp", "-o", "lanes.so", "-pthread"]
         run_tool(command, cwd=work, what="Compiling the lanes")
 
-    library = cached(cache_folder() / "lanes" / state.hexdigest()[:24], compile_into) / "lanes.so"
+    library = built_once(cache_folder() / "lanes" / state.hexdigest()[:24], compile_into) / "lanes.so"
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:

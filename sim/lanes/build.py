@@ -10,7 +10,7 @@ from pathlib import Path
 
 from epsilon.config import ArrayConfig
 from sim.lanes.backend import Backend, build
-from sim.toolchain import cache_folder, cached
+from sim.toolchain import built_once, cache_folder
 
 __all__ = ["BuiltAccelerator", "beat_bytes", "build_accelerator", "generate_accelerator"]
 
@@ -78,7 +78,7 @@ def build_accelerator(config: ArrayConfig, backend: Backend, *, nets: bool = Fal
         (work / "accelerator.cpp").write_text(text)
         (work / "facts.json").write_text(json.dumps(facts))
 
-    folder = cached(cache_folder() / "lanes" / f"source-{_key(config, nets)}", generate_into)
+    folder = built_once(cache_folder() / "lanes" / f"source-{_key(config, nets)}", generate_into)
     facts = json.loads((folder / "facts.json").read_text())
     library = build((folder / "accelerator.cpp").read_text(), backend, driver="driver.cpp")
     instances = {tuple(map(int, place.split(","))): number for place, number in facts["instances"].items()}

@@ -1,4 +1,4 @@
-"""C statements for the gates of a graph: ``V`` for what differs between lanes (a bit per lane), ``uint8_t`` (0 or 1) for the rest."""
+"""C statements for the gates of a graph: ``V``, a bit per lane, for what differs between lanes, ``uint8_t`` for the rest."""
 
 from __future__ import annotations
 

@@ -158,10 +158,8 @@ class Graph:
             half = self.xor(x, y)
             result.append(self.xor(half, carry))
             if index + 1 < len(a):
-                if self.literal:
-                    carry = self.or_(self.and_(x, y), self.and_(half, carry))
-                else:
-                    carry = self.majority(x, y, carry)
+                gates = self.literal
+                carry = self.or_(self.and_(x, y), self.and_(half, carry)) if gates else self.majority(x, y, carry)
         return result
 
     def subtract(self, a: list[int], b: list[int]) -> list[int]:

@@ -155,7 +155,7 @@ class _Generator:
         (self.init if vector else self.bit_init).extend((start + index, 1) for index, value in enumerate(values) if value)
 
     def _split_registers(self) -> None:
-        """Cut wide registers that merely delay into the parts that come from or go to different places, each part of a delay line."""
+        """Cut wide registers that merely delay into the parts that come from or go to different places."""
         boundaries: set[int] = set()
         for register in self.top.registers:
             boundaries |= {register.d[0], register.q[0]}
@@ -330,7 +330,7 @@ class _Generator:
         start = self.memory_at[index]
         contents = self.new_owner()
         writes = [self._add_write(memory, port, contents, start, array, copy, vector) for port in memory.writes]
-        for earlier, later in zip(writes, writes[1:], strict=False):
+        for earlier, later in itertools.pairwise(writes):
             later.after.append(earlier)
         for port, owner in reads:
             place = (self.layout.vector if vector else self.layout.bit)[port.q[0]]
@@ -377,9 +377,8 @@ class _Generator:
                     source, used = self.layout.bit_run(nodes, own=own)
                 reads |= used
                 condition = "" if enable == ONE else f"if (b[{self._guard(enable)}]) "
-                code["lines"].append(
-                    f"{condition}memcpy({array} + {start + part[0]} + (size_t)a * {memory.width}, {array} + {source}, {len(part)} * sizeof({copy}));"
-                )
+                target = f"{array} + {start + part[0]} + (size_t)a * {memory.width}"
+                code["lines"].append(f"{condition}memcpy({target}, {array} + {source}, {len(part)} * sizeof({copy}));")
             code["lines"].append("} }")
             return reads
 

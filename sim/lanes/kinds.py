@@ -24,7 +24,7 @@ class _Update:
 class Kind:
     """Layout of an instance's state and the functions that renew it.
 
-    An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where the nodes of its registers are.
+    An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where its registers are.
     The first ``hot`` vectors are used in every cycle; the others, which change under a guard, are kept elsewhere.
     What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
 
@@ -136,7 +136,10 @@ class Kind:
         arguments = ["V *__restrict s", "V *__restrict g", "uint8_t *__restrict b"]
         arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
         arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
-        refresh, renew = f"static void refresh_{self.name}(V *__restrict s, V *__restrict g)", f"static void {self.name}({', '.join(arguments)})"
+        refresh, renew = (
+            f"static void refresh_{self.name}(V *__restrict s, V *__restrict g)",
+            f"static void {self.name}({', '.join(arguments)})",
+        )
         text = []
         for condition, ternary in (("#ifdef LOOKUP", True), ("#else", False)):
             text += [
@@ -152,7 +155,11 @@ class Kind:
                 return f"STUCK({expression}, {index[node]})" if node in index else expression
 
             stuck = ["const V *__restrict sa0", "const V *__restrict sa1"]
-            text.append(self._refresh(f"static void forced_refresh_{self.name}(V *__restrict s, V *__restrict g, {', '.join(stuck)})", force=force))
+            text.append(
+                self._refresh(
+                    f"static void forced_refresh_{self.name}(V *__restrict s, V *__restrict g, {', '.join(stuck)})", force=force
+                )
+            )
             text.append(self._function(f"static void forced_{self.name}({', '.join(arguments + stuck)})", force=force))
         return "\n".join(text)
 

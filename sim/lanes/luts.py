@@ -1,6 +1,7 @@
 """Covering gates by three-input look-ups, what AVX-512 computes in one instruction.
 
-Ref: A. Mishchenko, S. Chatterjee, R. Brayton, "Improvements to technology mapping for LUT-based FPGAs", IEEE Trans. CAD 26(2), 2007.
+Ref: A. Mishchenko, S. Chatterjee, R. Brayton, "Improvements to technology mapping for LUT-based FPGAs",
+IEEE Trans. CAD 26(2), 2007.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class _Job(ctypes.Structure):
 class LaneProgram:
     """The beats of every input stream, uint8, and how many output beats each lane puts out.
 
-    ``commands`` (beats, 8) is the same in all lanes. ``weights``, ``activations`` and ``faults`` are (beats, bytes), then also the same
-    in all lanes, or (lanes, beats, bytes); any strides, as long as the bytes of a beat are adjacent.
+    ``commands`` (beats, 8) is the same in all lanes. ``weights``, ``activations`` and ``faults`` are (beats, bytes), then also the
+    same in all lanes, or (lanes, beats, bytes); any strides, as long as the bytes of a beat are adjacent.
     """
 
     commands: np.ndarray

@@ -34,7 +34,7 @@ REGISTERS = {"$dff", "$dffe", "$sdff", "$sdffe", "$sdffce"}
 class Register:
     """Flip-flops of one word: nodes of its output, of its input and of its controls (ONE and ZERO where it has none).
 
-    With ``reset`` it takes ``reset_value`` (whatever ``enable`` says), with ``enable`` ``d``; ``init`` at power-up. One int per bit.
+    With ``reset`` it takes ``reset_value`` (whatever ``enable`` says), with ``enable`` ``d``; ``init`` at power-up; an int per bit.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Register:
 
 @dataclass(eq=False)
 class ReadPort:
-    """Clocked read port: ``q`` takes the word at ``address``; ``sees`` lists the write ports whose data of the same cycle it gets."""
+    """Clocked read port: ``q`` takes the word at ``address``; ``sees`` are the write ports whose data of the same cycle it gets."""
 
     q: list[int]
     address: list[int]

@@ -13,8 +13,8 @@ __all__ = ["Unit", "ordered"]
 class Unit:
     """Something that changes state at the edge.
 
-    ``reads`` are the owners whose state it uses, the one it uses most last, ``owner`` the one that it changes, ``after`` units that must come before it.
-    ``detach`` makes it read copies from before the edge instead.
+    ``reads`` are the owners whose state it uses, the one it uses most last; ``owner`` is the one that it changes, ``after`` the
+    units that must come before it. ``detach`` makes it read copies from before the edge instead.
     """
 
     what: str

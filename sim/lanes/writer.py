@@ -23,9 +23,8 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
     for index, cluster in enumerate(clusters):
         width = max(len(call) for call in cluster.calls)
         tables.append(_table(f"calls{index}", cluster.calls, width))
-        settle.append(
-            f"for (int i = 0; i < {len(cluster.calls)}; ++i) if (ENABLED(calls{index}[i][0])) {cluster.name}(s, b, calls{index}[i]);"
-        )
+        call = f"if (ENABLED(calls{index}[i][0])) {cluster.name}(s, b, calls{index}[i]);"
+        settle.append(f"for (int i = 0; i < {len(cluster.calls)}; ++i) {call}")
     # Gathers read clusters and old state, never each other.
     gathers = [[layout.scalar(c.guard) if c.guard > 1 else -1, c.target, c.source, c.count] for c in layout.gathers if c.guard != 0]
     if gathers:
@@ -41,7 +40,8 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
     tables.append(_table("initial_bits", [[place] for place, _ in generator.bit_init] or [[-1]], 1))
     lines = sum(unit.what in ("line", "bit_line") for unit in order)
     text = [
-        f"enum {{ VECTORS = {layout.vectors}, BITS = {max(layout.bits, 1)}, LINES = {max(lines, 1)}, INSTANCES = {len(instances)} }};",
+        f"enum {{ VECTORS = {layout.vectors}, BITS = {max(layout.bits, 1)} }};",
+        f"enum {{ LINES = {max(lines, 1)}, INSTANCES = {len(instances)} }};",
         '#include "runtime.h"',
         *functions,
         *tables,

@@ -1,4 +1,4 @@
-"""Random small Amaranth modules, with registers, memories, arithmetic, multiplexers, resets, enables and submodules, lane by lane."""
+"""Random small Amaranth modules (registers, memories, arithmetic, resets, enables, submodules), lane by lane."""
 
 import random
 
