@@ -89,7 +89,21 @@ def _key(config: ArrayConfig, nets: bool) -> str:
     """Return a hash of everything that the generated text depends on."""
     state = hashlib.sha256(json.dumps([config.describe(), nets], sort_keys=True).encode())
     sources = [*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py"]
-    names = ("build", "gates", "netlist", "plan", "emitter", "kinds", "layout", "clusters", "schedule", "generator", "writer")
+    names = (
+        "build",
+        "gates",
+        "netlist",
+        "plan",
+        "emitter",
+        "kinds",
+        "layout",
+        "clusters",
+        "delays",
+        "luts",
+        "schedule",
+        "generator",
+        "writer",
+    )
     for source in [*sources, *(SOURCE / "sim" / "lanes" / f"{name}.py" for name in names)]:
         state.update(source.read_bytes())
     return state.hexdigest()[:24]
