@@ -215,9 +215,9 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator: Verilat
         # Thousands of small assignments per PE: one function for all PEs instead of one per PE keeps the build short.
         (work / "pe.vlt").write_text('`verilator_config\nno_inline -module "processing_element"\n')
         flags.append("pe.vlt")
+    target = ["--prefix", "Vtop", "--top-module", verilog.TOP_MODULE, "--Mdir", "."]
     run_tool(
-        [str(verilator.program), "--cc", "--prefix", "Vtop", "--top-module", verilog.TOP_MODULE, "--Mdir", "."]
-        + [*flags, "accelerator.v"],
+        [str(verilator.program), "--cc", *target, *flags, "accelerator.v"],
         cwd=work,
         what="Verilator",
         env={"VERILATOR_ROOT": str(verilator.root)},
