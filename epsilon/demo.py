@@ -14,7 +14,7 @@ from epsilon.config import ArrayConfig
 from epsilon.crosscheck import QUANTITIES, Difference, Lockstep
 from epsilon.emulator import Emulator
 from epsilon.executor import encode
-from epsilon.faults import FaultMap
+from epsilon.faults import FaultMap, pes_of_weights
 from epsilon.network import QuantizedNetwork
 from epsilon.plots import plot_accuracy_by_rate, plot_exits, plot_stuck_and_repaired
 from epsilon.repair import REPAIRS
@@ -175,12 +175,10 @@ def weight_errors(accelerator, network: QuantizedNetwork) -> np.ndarray:
     rows, cols = accelerator.config.rows, accelerator.config.cols
     total, count = np.zeros((rows, cols)), np.zeros((rows, cols))
     for layer in network.weighted:
-        outputs, reduction = layer.matrix.shape
         error = np.abs(accelerator.read_weights(layer.name).astype(np.int16) - layer.matrix)
-        row = np.broadcast_to(np.arange(reduction) % rows, error.shape)
-        col = np.arange(outputs) % (outputs // getattr(layer, "groups", 1)) % cols
-        np.add.at(total, (row, col[:, None]), error)
-        np.add.at(count, (row, col[:, None]), 1)
+        row, col = np.broadcast_arrays(*pes_of_weights(layer, accelerator.config))
+        np.add.at(total, (row, col), error)
+        np.add.at(count, (row, col), 1)
     return total / np.maximum(count, 1)
 
 

@@ -24,7 +24,7 @@ from epsilon.config import ArrayConfig
 from epsilon.files import write_atomically
 from epsilon.network import QuantizedNetwork, WeightedLayer
 
-__all__ = ["BITS", "SITES", "FaultMap", "FaultMapError", "Registers"]
+__all__ = ["BITS", "SITES", "FaultMap", "FaultMapError", "Registers", "pes_of_weights"]
 
 SITES = ("storage", "array")
 #: How the position of a stuck bit is drawn: all alike, or bit b with a probability proportional to 2**-b.
@@ -241,8 +241,6 @@ class FaultMap:
     def stuck_bits(self, layer: WeightedLayer, config: ArrayConfig) -> StuckBits | None:
         """Return the stuck bits under each weight of a layer from both sites, uint8 (N, K); None where there are none.
 
-        Weight [n, k] passes through the PE in row ``k % rows`` and column ``(n within its group) % cols``.
-
         Raises
         ------
         FaultMapError
@@ -258,11 +256,9 @@ class FaultMap:
                 raise FaultMapError(f"The fault map has {_by(own.shape)} weights in layer {layer.name}, the network {_by(shape)}")
             sa0, sa1 = own.masks()
         if self.array is not None:
-            outputs, reduction = shape
-            row = np.arange(reduction) % config.rows
-            col = np.arange(outputs) % (outputs // getattr(layer, "groups", 1)) % config.cols
+            pe = pes_of_weights(layer, config)
             pe0, pe1 = self.array_masks(config.rows, config.cols)
-            sa0, sa1 = sa0 | pe0[row, col[:, None]], sa1 | pe1[row, col[:, None]]
+            sa0, sa1 = sa0 | pe0[pe], sa1 | pe1[pe]
         return StuckBits(sa0 & ~sa1, sa1)
 
     def require_fit(self, network: QuantizedNetwork, config: ArrayConfig) -> None:
@@ -321,6 +317,17 @@ class FaultMap:
         if found.digest != values.get("digest"):
             raise FaultMapError(f"The fault map {path} was changed or damaged: its digest does not match its faults")
         return found
+
+
+def pes_of_weights(layer: WeightedLayer, config: ArrayConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row (1, K) and the column (N, 1) of the PE that each weight of a layer passes through.
+
+    Weight [n, k] is in row ``k % rows`` and column ``(n within its group) % cols``, as the tiles of ``sim.tiling`` lie.
+    """
+    outputs, reduction = layer.matrix.shape
+    row = np.arange(reduction) % config.rows
+    col = np.arange(outputs) % (outputs // getattr(layer, "groups", 1)) % config.cols
+    return row[None], col[:, None]
 
 
 def _draw(rng: np.random.Generator, shape: tuple[int, int], rate: float, polarity: int | str, bits: str) -> Registers:

@@ -15,7 +15,7 @@ import torch
 
 from epsilon.accelerator import Counters, ScanRecords, StuckBits, WeightWords
 from epsilon.config import ArrayConfig
-from epsilon.faults import FaultMap
+from epsilon.faults import FaultMap, pes_of_weights
 from epsilon.network import Convolution, QuantizedNetwork, WeightedLayer
 from epsilon.signatures import golden_quartiles
 from epsilon.weight_memory import WeightMemory, require_activations
@@ -189,10 +189,8 @@ class ArrayDriver(ABC):
             sa0, sa1 = self._probe_tiles(None, 1)
             self._array_stuck = sa0[0], sa1[0]
             self._state.array_probed = True
-        outputs, reduction = node.matrix.shape
-        row = np.arange(reduction) % self.config.rows
-        col = np.arange(outputs) % gemm.outputs % self.config.cols
-        return StuckBits(*(bits[row, col[:, None]] for bits in self._array_stuck))
+        pe = pes_of_weights(node, self.config)
+        return StuckBits(*(bits[pe] for bits in self._array_stuck))
 
     def write_weights(self, layer: str, words: WeightWords) -> None:
         """Replace the layer's words in the weight memory."""

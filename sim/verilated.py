@@ -18,7 +18,7 @@ from epsilon.config import ArrayConfig
 from sim.program import Program, Run
 from sim.toolchain import ToolError, Verilator, built_once, cache_folder, cxx_compiler, find_verilator, run_tool, tool_version
 
-__all__ = ["SimulationError", "VerilatedModel", "build"]
+__all__ = ["FAILURES", "SimulationError", "VerilatedModel", "build"]
 
 INPUTS = ("commands", "weights", "activations", "faults")
 OUTPUTS = ("results", "readback", "signatures")
@@ -53,7 +53,8 @@ class _Job(ctypes.Structure):
     ]
 
 
-_STATUS = {
+#: What the numbers that a harness returns mean.
+FAILURES = {
     1: "did not finish within {max_cycles} cycles",
     2: "put out more beats than the program asks for",
     3: "left beats of an input stream that no command takes",
@@ -142,7 +143,7 @@ class VerilatedModel:
 
         status = self._library.epsilon_run(self._handle, ctypes.byref(job))
         if status:
-            raise SimulationError("The accelerator " + _STATUS[status].format(max_cycles=max_cycles))
+            raise SimulationError("The accelerator " + FAILURES[status].format(max_cycles=max_cycles))
         for name, beats, written in zip(OUTPUTS, outputs, job.output_beats, strict=True):
             if written != len(beats):
                 raise SimulationError(f"The accelerator put out {written} beats of {name}, not {len(beats)}")

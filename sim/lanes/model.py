@@ -12,8 +12,7 @@ import numpy as np
 from epsilon.config import ArrayConfig
 from sim.lanes.backend import choose
 from sim.lanes.build import beat_bytes, build_accelerator
-from sim.verilated import _STATUS as STATUS
-from sim.verilated import INPUTS, OUTPUTS, SimulationError
+from sim.verilated import FAILURES, INPUTS, OUTPUTS, SimulationError
 
 __all__ = ["LaneProgram", "LaneRun", "LanesModel"]
 
@@ -206,7 +205,7 @@ class LanesModel:
         job = jobs[0]
         for status in statuses:
             if status:
-                raise SimulationError("The accelerator " + STATUS[status].format(max_cycles=max_cycles))
+                raise SimulationError("The accelerator " + FAILURES[status].format(max_cycles=max_cycles))
         for name, beats, written in zip(OUTPUTS, outputs, job.output_beats, strict=True):
             if written != beats.shape[1]:
                 raise SimulationError(f"The accelerator put out {written} beats of {name}, not {beats.shape[1]}")
