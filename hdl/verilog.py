@@ -18,7 +18,7 @@ from hdl.accelerator import EpsilonAccelerator, accelerator_signature
 from hdl.array import PE_MODULE, SharedModules, SystolicArray
 from hdl.pe import ProcessingElement
 
-__all__ = ["TOP_MODULE", "export", "generate", "generate_component", "port_widths"]
+__all__ = ["AXI_NAMES", "TOP_MODULE", "export", "generate", "generate_component", "named_ports", "port_widths"]
 
 TOP_MODULE = "epsilon_accelerator"
 #: amaranth.lib.stream's names of a stream's parts, and AXI4-Stream's.
@@ -63,12 +63,15 @@ def port_widths(config: ArrayConfig) -> dict[str, int]:
     }
 
 
+def named_ports(component: wiring.Component, names: Mapping[str, str] | None = None) -> dict:
+    """Return a component's signals by port name; ``names`` replaces parts of the names, as ``AXI_NAMES`` does."""
+    names = names or {}
+    return {"_".join(names.get(part, part) for part in path): signal for path, _, signal in component.signature.flatten(component)}
+
+
 def _convert(component: wiring.Component, name: str, names: Mapping[str, str] | None = None) -> str:
     """Return a component as Verilog; ``names`` replaces parts of the ports' names."""
-    names = names or {}
-    ports = {}
-    for path, _, signal in component.signature.flatten(component):
-        ports["_".join(names.get(part, part) for part in path)] = (Value.cast(signal), None)
+    ports = {port: (Value.cast(signal), None) for port, signal in named_ports(component, names).items()}
     text = rtlil.convert(component, name=name, platform=SharedModules(), ports=ports, emit_src=False)
     # Clock enables and resets become part of their flip-flops: shorter text, half the work for a simulator.
     passes = "proc; opt_expr; opt_merge; opt_clean; opt_dff; opt_clean; write_verilog -norename -noattr"

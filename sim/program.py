@@ -11,6 +11,7 @@ from amaranth.lib import data
 from epsilon.accelerator import StuckBits, WeightWords
 from epsilon.config import ArrayConfig
 from hdl.layouts import Command, ScanRecord
+from hdl.verilog import port_widths
 from sim.tiling import Gemm
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Run",
     "activation_beats",
     "activation_chunks",
+    "beat_bytes",
     "command_beats",
     "fault_beats",
     "join_accumulators",
@@ -53,6 +55,12 @@ class Run:
     signatures: np.ndarray
     busy_cycles: int
     clock_cycles: int
+
+
+def beat_bytes(config: ArrayConfig) -> dict[str, int]:
+    """Return the bytes of a beat of every stream; also of ``faults`` where the accelerator has no such stream."""
+    sizes = {name: (width + 7) // 8 for name, width in port_widths(config).items()}
+    return {"faults": 2 * config.cols, **sizes}
 
 
 def command_beats(**fields: np.ndarray | int) -> np.ndarray:

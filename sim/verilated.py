@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from epsilon.config import ArrayConfig
-from sim.program import Program, Run
+from sim.program import Program, Run, beat_bytes
 from sim.toolchain import ToolError, Verilator, built_once, cache_folder, cxx_compiler, find_verilator, run_tool, tool_version
 
 __all__ = ["FAILURES", "SimulationError", "VerilatedModel", "build"]
@@ -72,11 +72,8 @@ class VerilatedModel:
     """
 
     def __init__(self, config: ArrayConfig, *, waves: str | os.PathLike | None = None) -> None:
-        from hdl.verilog import port_widths
-
         self.config = config
-        self._bytes = {name: (width + 7) // 8 for name, width in port_widths(config).items()}
-        self._bytes.setdefault("faults", 2 * config.cols)
+        self._bytes = beat_bytes(config)
         library = build(config, trace=waves is not None)
         self._library = ctypes.CDLL(str(library))
         self._library.epsilon_new.restype = ctypes.c_void_p
@@ -206,7 +203,7 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator: Verilat
     from hdl import verilog
 
     (work / "accelerator.v").write_text(verilog.generate(config))
-    constants = [f"#define {name}_BYTES {(width + 7) // 8}" for name, width in verilog.port_widths(config).items()]
+    constants = [f"#define {name}_BYTES {size}" for name, size in beat_bytes(config).items()]
     constants.append(f"#define HAVE_FAULTS {int(config.fault_injection)}")
     (work / "ports.h").write_text("\n".join(constants) + "\n")
     shutil.copy(HARNESS, work)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from epsilon.config import ArrayConfig
 from sim.lanes.backend import Backend, build
+from sim.program import beat_bytes
 from sim.toolchain import built_once, cache_folder
 
-__all__ = ["BuiltAccelerator", "beat_bytes", "build_accelerator", "generate_accelerator"]
+__all__ = ["BuiltAccelerator", "build_accelerator", "generate_accelerator"]
 
 SOURCE = Path(__file__).parents[2]
 STREAMS = ("commands", "weights", "activations", "faults", "results", "readback", "signatures")
@@ -27,30 +28,20 @@ class BuiltAccelerator:
     net_names: list[str]
 
 
-def beat_bytes(config: ArrayConfig) -> dict[str, int]:
-    """Return the bytes of a beat of every stream."""
-    from hdl.verilog import port_widths
-
-    sizes = {name: (width + 7) // 8 for name, width in port_widths(config).items()}
-    return {"faults": 2 * config.cols, **sizes}
-
-
 def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[str, dict]:
     """Return the C text of an accelerator, and the facts about it that are needed to use it."""
     from hdl.accelerator import EpsilonAccelerator
     from hdl.array import PE_MODULE, SharedModules
     from hdl.pe import ProcessingElement
-    from hdl.verilog import AXI_NAMES, TOP_MODULE
+    from hdl.verilog import AXI_NAMES, TOP_MODULE, named_ports
     from sim.lanes.generator import generate
     from sim.lanes.netlist import read_netlist
 
     platform = SharedModules()
     pe = ProcessingElement(config)
-    pe_ports = {"_".join(path): signal for path, _, signal in pe.signature.flatten(pe)}
-    shared = {PE_MODULE: read_netlist(pe, PE_MODULE, pe_ports, platform=platform, literal=nets)}
+    shared = {PE_MODULE: read_netlist(pe, PE_MODULE, named_ports(pe), platform=platform, literal=nets)}
     top = EpsilonAccelerator(config)
-    ports = {"_".join(AXI_NAMES.get(part, part) for part in path): signal for path, _, signal in top.signature.flatten(top)}
-    netlist = read_netlist(top, TOP_MODULE, ports, platform=platform, shared=shared)
+    netlist = read_netlist(top, TOP_MODULE, named_ports(top, AXI_NAMES), platform=platform, shared=shared)
     varying = {"weights_tdata", "activations_tdata"} | ({"faults_tdata"} if config.fault_injection else set())
     generated = generate(netlist, varying, shared, forced=frozenset(shared) if nets else frozenset())
     defines = [f"#define PLACE_{name} {port.place}" for name, port in generated.ports.items()]

@@ -11,7 +11,8 @@ import numpy as np
 
 from epsilon.config import ArrayConfig
 from sim.lanes.backend import choose
-from sim.lanes.build import beat_bytes, build_accelerator
+from sim.lanes.build import build_accelerator
+from sim.program import beat_bytes
 from sim.verilated import FAILURES, INPUTS, OUTPUTS, SimulationError
 
 __all__ = ["LaneProgram", "LaneRun", "LanesModel"]
