@@ -1,6 +1,7 @@
 """Runs a batch of images through a quantised network, one exit after another, on any accelerator.
 
-The accelerator does the weighted layers; bias, requantisation, pooling and exits are done here, so they are the same everywhere.
+The accelerator does the weighted layers; everything else (bias, requantisation, pooling, addition, padding, exits) is done here, so
+it is the same everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 
 from epsilon import integer
 from epsilon.accelerator import Accelerator
-from epsilon.network import AvgPool2d, Exit, Flatten, Layer, MaxPool2d, QuantizedNetwork, Relu, WeightedLayer
+from epsilon.network import Add, AvgPool2d, Exit, Flatten, Layer, MaxPool2d, Pad2d, QuantizedNetwork, Relu, WeightedLayer
 from epsilon.validation import output_shapes
 
 __all__ = ["Execution", "Observer", "encode"]
@@ -100,9 +101,10 @@ class Execution:
         needed = self._ancestors(exit_layer)
         for layer in self._network.layers:
             if layer.name in needed and layer.name not in self._done:
-                self._values[layer.name] = self._run(layer, self._values[layer.inputs[0]])
+                self._values[layer.name] = self._run(layer, [self._values[name] for name in layer.inputs])
                 self._done.add(layer.name)
-                self._release(layer.inputs[0])
+                for name in set(layer.inputs):
+                    self._release(name)
         return self._values[exit_layer.name]
 
     def narrow(self, keep: torch.Tensor | np.ndarray) -> None:
@@ -132,13 +134,18 @@ class Execution:
         if all(layer.name in self._done for layer in self._network.layers if name in layer.inputs):
             del self._values[name]
 
-    def _run(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
+    def _run(self, layer: Layer, values: list[torch.Tensor]) -> torch.Tensor:
+        if isinstance(layer, Add):
+            return integer.add(*values, layer)
+        (value,) = values
         if isinstance(layer, WeightedLayer):
             return self._run_weighted(layer, value)
         if isinstance(layer, MaxPool2d):
             return integer.max_pool2d(value, layer.kernel, layer.stride)
         if isinstance(layer, AvgPool2d):
-            return integer.avg_pool2d(value, layer.kernel, layer.stride, layer.requantization)
+            return integer.avg_pool2d(value, layer.kernel, layer.stride, layer.requantization, layer.bias)
+        if isinstance(layer, Pad2d):
+            return integer.pad2d(value, layer.padding, layer.value)
         if isinstance(layer, Relu):
             return integer.relu(value)
         if isinstance(layer, Flatten):

@@ -1,4 +1,4 @@
-"""Integer arithmetic of the network outside the array: requantisation, pooling, ReLU; exact on every device.
+"""Integer arithmetic of the network outside the array: requantisation, pooling, addition, padding, ReLU; exact on every device.
 
 The golden definition of the rounding stands in ``epsilon.network``; the tests compare this module with plain Python integers.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
+from torch.nn import functional
 
-from epsilon.network import Requantization
+from epsilon.network import Add, Requantization
 
-__all__ = ["avg_pool2d", "max_pool2d", "relu", "requantize", "window_sum2d"]
+__all__ = ["add", "avg_pool2d", "max_pool2d", "pad2d", "relu", "requantize", "window_sum2d"]
 
 #: Elements that are widened to 64 bits at a time, so that a large batch does not take eight times its memory.
 CHUNK_ELEMENTS = 1 << 20
@@ -55,10 +56,29 @@ def window_sum2d(codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int
 
 
 def avg_pool2d(
-    codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int], requantization: Requantization
+    codes: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int], requantization: Requantization, bias: int = 0
 ) -> torch.Tensor:
-    """Return the requantised sum over windows of int8 ``codes``; the requantisation's scale holds the division."""
-    return requantize(window_sum2d(codes, kernel, stride), requantization)
+    """Return the requantised sum over windows of int8 ``codes`` plus ``bias``; the requantisation's scale holds the division."""
+    return requantize(window_sum2d(codes, kernel, stride) + bias, requantization)
+
+
+def add(first: torch.Tensor, second: torch.Tensor, layer: Add) -> torch.Tensor:
+    """Return the sum of two int8 tensors of equal shape as ``layer`` scales it, int8; see ``Add`` for the formula."""
+    codes = torch.empty(first.shape, dtype=torch.int8, device=first.device)
+    step = max(1, CHUNK_ELEMENTS // max(1, first[:1].numel()))
+    offset = layer.bias + (1 << (layer.shift - 1))
+    for start in range(0, first.shape[0], step):
+        part = slice(start, start + step)
+        wide = first[part].to(torch.int64).mul_(int(layer.multiplier[0]))
+        wide = wide.add_(second[part].to(torch.int64).mul_(int(layer.multiplier[1]))).add_(offset).bitwise_right_shift_(layer.shift)
+        codes[part] = wide.clamp_(layer.low, layer.high)
+    return codes
+
+
+def pad2d(codes: torch.Tensor, padding: tuple[int, int, int, int], value: int = 0) -> torch.Tensor:
+    """Return ``codes`` (batch, C, H, W), same dtype, padded by (top, bottom, left, right) with ``value``."""
+    top, bottom, left, right = padding
+    return functional.pad(codes, (left, right, top, bottom), value=value)
 
 
 def relu(codes: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 __all__ = [
+    "Add",
     "AvgPool2d",
     "Convolution",
     "Exit",
@@ -20,6 +21,7 @@ __all__ = [
     "Layer",
     "Linear",
     "MaxPool2d",
+    "Pad2d",
     "QuantizedNetwork",
     "Relu",
     "Requantization",
@@ -106,11 +108,45 @@ class MaxPool2d(Layer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AvgPool2d(Layer):
-    """Sum over windows, then requantisation (whose scale holds the division)."""
+    """Sum over windows plus ``bias`` (int32, for a zero point), then requantisation (whose scale holds the division)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     requantization: Requantization
+    bias: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Layer):
+    """Residual addition of two inputs of equal shape, done by the host.
+
+    ``clamp(a * multiplier[0] + b * multiplier[1] + bias + 2**(shift - 1) >> shift, low, high)`` in 64-bit integers (round half up).
+
+    Parameters
+    ----------
+    multiplier : int32 (2,)
+        Of either input, 0 <= multiplier < 2**31.
+    shift : int
+        Right shift, 1..62.
+    bias : int
+        64-bit, for zero points, in units of ``2**-shift`` of an output code.
+    low, high : int
+        Clamp of the result inside [-128, 127]; ``low=0`` is a fused ReLU.
+    """
+
+    multiplier: np.ndarray
+    shift: int
+    bias: int = 0
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pad2d(Layer):
+    """Padding of all channels with the code ``value``, done by the host: ``padding`` is (top, bottom, left, right)."""
+
+    padding: tuple[int, int, int, int]
+    value: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_safetensors
 
 from epsilon.files import write_atomically
 from epsilon.network import (
+    Add,
     AvgPool2d,
     Convolution,
     Exit,
@@ -25,6 +26,7 @@ from epsilon.network import (
     Layer,
     Linear,
     MaxPool2d,
+    Pad2d,
     QuantizedNetwork,
     Relu,
     Requantization,
@@ -36,8 +38,16 @@ __all__ = ["builtin_names", "load", "network_digest", "save", "to_bytes", "valid
 
 FORMAT, VERSION = "epsilon-network", 1
 SUFFIX = ".safetensors"
-KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in (AvgPool2d, Convolution, Exit, Flatten, Linear, MaxPool2d, Relu)}
-PAIRS = {Convolution: ("stride", "padding"), MaxPool2d: ("kernel", "stride"), AvgPool2d: ("kernel", "stride")}
+KINDS: dict[str, type[Layer]] = {
+    kind.__name__: kind for kind in (Add, AvgPool2d, Convolution, Exit, Flatten, Linear, MaxPool2d, Pad2d, Relu)
+}
+TUPLES = {
+    Convolution: ("stride", "padding"),
+    MaxPool2d: ("kernel", "stride"),
+    AvgPool2d: ("kernel", "stride"),
+    Pad2d: ("padding",),
+}
+SCALARS = {Convolution: ("groups",), Add: ("shift", "bias"), Pad2d: ("value",)}
 
 
 def builtin_names() -> tuple[str, ...]:
@@ -123,10 +133,13 @@ def _structure(network: QuantizedNetwork) -> dict:
 
 def _describe(layer: Layer) -> dict:
     entry = {"kind": type(layer).__name__, "name": layer.name, "inputs": list(layer.inputs)}
-    for attribute in PAIRS.get(type(layer), ()):
-        entry[attribute] = list(getattr(layer, attribute))
-    if isinstance(layer, Convolution):
-        entry["groups"] = layer.groups
+    entry |= {attribute: list(getattr(layer, attribute)) for attribute in TUPLES.get(type(layer), ())}
+    entry |= {attribute: getattr(layer, attribute) for attribute in SCALARS.get(type(layer), ())}
+    if isinstance(layer, AvgPool2d) and layer.bias:
+        # Left out when 0, so that files from before there was one keep their checksum.
+        entry["bias"] = layer.bias
+    if isinstance(layer, Add):
+        entry["clamp"] = [layer.low, layer.high]
     requantization = getattr(layer, "requantization", None)
     if requantization is not None:
         entry["clamp"] = [requantization.low, requantization.high]
@@ -140,6 +153,8 @@ def _tensors(network: QuantizedNetwork) -> dict[str, np.ndarray]:
             found |= {f"{layer.name}/weight": layer.weight, f"{layer.name}/bias": layer.bias}
         if isinstance(layer, Exit):
             found[f"{layer.name}/scale"] = layer.scale
+        if isinstance(layer, Add):
+            found[f"{layer.name}/multiplier"] = layer.multiplier
         requantization = getattr(layer, "requantization", None)
         if requantization is not None:
             found |= {f"{layer.name}/multiplier": requantization.multiplier, f"{layer.name}/shift": requantization.shift}
@@ -166,14 +181,18 @@ def _build_layer(entry: dict, remaining: dict[str, np.ndarray]) -> Layer:
     name = entry["name"]
     if kind is None:
         raise InvalidNetworkError(f"Layer {name!r} is of an unknown kind, {entry['kind']!r}")
-    fields = {attribute: tuple(entry[attribute]) for attribute in PAIRS.get(kind, ())}
-    if kind is Convolution:
-        fields["groups"] = entry["groups"]
+    fields = {attribute: tuple(entry[attribute]) for attribute in TUPLES.get(kind, ())}
+    fields |= {attribute: entry[attribute] for attribute in SCALARS.get(kind, ())}
+    if kind is AvgPool2d:
+        fields["bias"] = entry.get("bias", 0)
     if issubclass(kind, WeightedLayer):
         fields |= {"weight": remaining.pop(f"{name}/weight"), "bias": remaining.pop(f"{name}/bias")}
     if kind is Exit:
         fields["scale"] = remaining.pop(f"{name}/scale")
-    if "clamp" in entry:
+    if kind is Add:
+        low, high = entry["clamp"]
+        fields |= {"multiplier": remaining.pop(f"{name}/multiplier"), "low": low, "high": high}
+    elif "clamp" in entry:
         low, high = entry["clamp"]
         fields["requantization"] = Requantization(remaining.pop(f"{name}/multiplier"), remaining.pop(f"{name}/shift"), low, high)
     return kind(name=name, inputs=tuple(entry["inputs"]), **fields)

@@ -1,8 +1,8 @@
 """Approximation-aware fine-tuning: trains the integers of a quantised network under approximate multipliers.
 
-The forward pass is the integer network itself, approximate products included, in float32; the backward pass takes every product as
-exact and every rounding as the identity (straight-through estimator, Bengio et al. 2013). A batch runs under one multiplier, and
-batches take turns, so that one set of weights serves all of them.
+The forward pass is the integer network itself, approximate products included, in float32, which is exact below 2**24; the backward
+pass takes every product as exact and every rounding as the identity (straight-through estimator, Bengio et al. 2013). A batch runs
+under one multiplier, and batches take turns, so that one set of weights serves all of them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from epsilon import integer
 from epsilon.multipliers import Multiplier
 from epsilon.network import (
+    Add,
     AvgPool2d,
     Convolution,
     Exit,
     Flatten,
     Layer,
     MaxPool2d,
+    Pad2d,
     QuantizedNetwork,
     Relu,
     Requantization,
@@ -69,7 +72,7 @@ class TrainableNetwork(nn.Module):
         """
         values = {INPUT: codes}
         for layer in self.network.layers:
-            values[layer.name] = self._run(layer, values[layer.inputs[0]], multiplier)
+            values[layer.name] = self._run(layer, [values[name] for name in layer.inputs], multiplier)
         return [values[exit_layer.name] for exit_layer in self.network.exits]
 
     def freeze(self) -> QuantizedNetwork:
@@ -93,7 +96,10 @@ class TrainableNetwork(nn.Module):
         bias = torch.from_numpy(layer.bias.astype(np.float64)) + self.shifts[layer.name].double() * self._units[layer.name]
         return _straight_through(bias, bias.round()).clamp(-BIAS_LIMIT, BIAS_LIMIT)
 
-    def _run(self, layer: Layer, value: torch.Tensor, multiplier: Multiplier) -> torch.Tensor:
+    def _run(self, layer: Layer, inputs: list[torch.Tensor], multiplier: Multiplier) -> torch.Tensor:
+        if isinstance(layer, Add):
+            return _added(*inputs, layer)
+        (value,) = inputs
         if isinstance(layer, WeightedLayer):
             weight = self.weights[layer.name].clamp(LOWEST, HIGHEST)
             sums = _Product.apply(value, _straight_through(weight, weight.round()), layer, multiplier)
@@ -102,8 +108,10 @@ class TrainableNetwork(nn.Module):
         if isinstance(layer, MaxPool2d):
             return functional.max_pool2d(value, layer.kernel, layer.stride)
         if isinstance(layer, AvgPool2d):
-            area = layer.kernel[0] * layer.kernel[1]
-            return _requantized(functional.avg_pool2d(value, layer.kernel, layer.stride) * area, layer.requantization)
+            sums = functional.avg_pool2d(value, layer.kernel, layer.stride, divisor_override=1)
+            return _requantized(sums + layer.bias, layer.requantization)
+        if isinstance(layer, Pad2d):
+            return integer.pad2d(value, layer.padding, layer.value)
         if isinstance(layer, Relu):
             return value.relu()
         if isinstance(layer, Flatten):
@@ -159,8 +167,17 @@ def _ratio(requantization: Requantization) -> torch.Tensor:
 
 def _requantized(sums: torch.Tensor, requantization: Requantization) -> torch.Tensor:
     scaled = sums * _ratio(requantization).float().reshape(1, -1, *(1,) * (sums.dim() - 2))
-    clamped = scaled.clamp(requantization.low, requantization.high)
-    return _straight_through(clamped, (clamped + 0.5).floor())
+    # Rounded by the integers themselves, since float32 may round a tie the other way, and averages meet ties often.
+    exact = integer.requantize(sums.detach().to(torch.int32), requantization)
+    return _straight_through(scaled.clamp(requantization.low, requantization.high), exact.to(sums.dtype))
+
+
+def _added(first: torch.Tensor, second: torch.Tensor, layer: Add) -> torch.Tensor:
+    unit = 2.0**-layer.shift
+    ratios = [float(multiplier) * unit for multiplier in layer.multiplier]
+    smooth = (first * ratios[0] + second * ratios[1] + layer.bias * unit).clamp(layer.low, layer.high)
+    exact = integer.add(first.detach().to(torch.int8), second.detach().to(torch.int8), layer)
+    return _straight_through(smooth, exact.to(smooth.dtype))
 
 
 def _straight_through(smooth: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from epsilon.network import (
+    Add,
     AvgPool2d,
     Convolution,
     Exit,
@@ -17,6 +18,7 @@ from epsilon.network import (
     Layer,
     Linear,
     MaxPool2d,
+    Pad2d,
     QuantizedNetwork,
     Relu,
     Requantization,
@@ -30,6 +32,8 @@ INPUT = "input"
 #: Every product of an 8x8 signed multiplier fits in 16 bits, whatever stuck bits make of the weight.
 PRODUCT_BOUND = 1 << 15
 SUM_BOUND = 1 << 31
+WIDE_BOUND = 1 << 63
+CODE_BOUND = 1 << 7
 
 
 def validate(network: QuantizedNetwork) -> QuantizedNetwork:
@@ -49,15 +53,18 @@ def validate(network: QuantizedNetwork) -> QuantizedNetwork:
     by_name = {layer.name: layer for layer in network.layers}
     used = {name for layer in network.layers for name in layer.inputs}
     for layer in network.layers:
-        source = by_name.get(layer.inputs[0])
+        sources = [by_name.get(name) for name in layer.inputs]
+        sums = [source.name for source in sources if isinstance(source, WeightedLayer) and source.requantization is None]
         if isinstance(layer, Exit):
-            _check_exit(layer, source, network.classes)
-        elif isinstance(source, WeightedLayer) and source.requantization is None:
-            raise InvalidNetworkError(f"Layer {layer.name!r} reads the integer sums of {source.name!r}, which only an exit may do")
+            _check_exit(layer, sources[0], network.classes)
+        elif sums:
+            raise InvalidNetworkError(f"Layer {layer.name!r} reads the integer sums of {sums[0]!r}, which only an exit may do")
         if isinstance(layer, WeightedLayer):
             _check_weighted(layer)
         if isinstance(layer, AvgPool2d):
-            _check_requantization(layer.name, layer.requantization, shapes[layer.name][0])
+            _check_average(layer, shapes[layer.name][0])
+        if isinstance(layer, Add):
+            _check_add(layer)
         if not isinstance(layer, Exit) and layer.name not in used:
             raise InvalidNetworkError(f"Layer {layer.name!r} leads to no exit")
     if not network.exits:
@@ -79,10 +86,15 @@ def output_shapes(network: QuantizedNetwork) -> dict[str, tuple[int, ...]]:
             raise InvalidNetworkError(f"A layer name must consist of letters, digits and _.-, not be {layer.name!r}")
         if layer.name in shapes:
             raise InvalidNetworkError(f"The layer name {layer.name!r} is used twice")
-        if len(layer.inputs) != 1:
-            raise InvalidNetworkError(f"Layer {layer.name!r} must have exactly one input, not {len(layer.inputs)}")
-        if layer.inputs[0] not in shapes:
-            raise InvalidNetworkError(f"Layer {layer.name!r} reads {layer.inputs[0]!r}, which does not come before it")
+        wanted, number = ("two inputs", 2) if isinstance(layer, Add) else ("one input", 1)
+        if len(layer.inputs) != number:
+            raise InvalidNetworkError(f"Layer {layer.name!r} must have exactly {wanted}, not {len(layer.inputs)}")
+        for name in layer.inputs:
+            if name not in shapes:
+                raise InvalidNetworkError(f"Layer {layer.name!r} reads {name!r}, which does not come before it")
+        if len({shapes[name] for name in layer.inputs}) > 1:
+            given = " and ".join(str(shapes[name]) for name in layer.inputs)
+            raise InvalidNetworkError(f"The inputs of {layer.name!r} must have the same shape, not {given}")
         shapes[layer.name] = _output_shape(layer, shapes[layer.inputs[0]])
     return shapes
 
@@ -119,7 +131,7 @@ def _output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
             wanted = layer.weight.shape[1]
             raise InvalidNetworkError(f"Layer {layer.name!r} takes {wanted} values, but its input has the shape {shape}")
         return (layer.weight.shape[0],)
-    if isinstance(layer, (Relu, Exit)):
+    if isinstance(layer, (Add, Relu, Exit)):
         return shape
     if len(shape) != 3:
         raise InvalidNetworkError(f"Layer {layer.name!r} takes (channels, height, width), but its input has the shape {shape}")
@@ -130,6 +142,8 @@ def _output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(layer, (MaxPool2d, AvgPool2d)):
         _check_pairs(layer, ("kernel", "stride"), 1)
         return (shape[0], *_windows(layer.name, shape[1:], layer.kernel, layer.stride))
+    if isinstance(layer, Pad2d):
+        return _padded_shape(layer, shape)
     raise InvalidNetworkError(f"Layer {layer.name!r} is of an unknown kind, {type(layer).__name__}")
 
 
@@ -149,6 +163,16 @@ def _convolution_shape(layer: Convolution, shape: tuple[int, ...]) -> tuple[int,
         raise InvalidNetworkError(f"The padding {layer.padding} of {layer.name!r} must be smaller than its kernel {tuple(kernel)}")
     padded = [side + 2 * pad for side, pad in zip(shape[1:], layer.padding, strict=True)]
     return (outputs, *_windows(layer.name, padded, kernel, layer.stride))
+
+
+def _padded_shape(layer: Pad2d, shape: tuple[int, ...]) -> tuple[int, ...]:
+    padding, value = layer.padding, layer.value
+    if not isinstance(padding, tuple) or len(padding) != 4 or not all(_is_integer(pad) and pad >= 0 for pad in padding):
+        raise InvalidNetworkError(f"The padding of {layer.name!r} must be four integers of at least 0, not {padding!r}")
+    if not _is_integer(value) or not -CODE_BOUND <= value < CODE_BOUND:
+        raise InvalidNetworkError(f"The padding value of {layer.name!r} must be an integer in -128..127, not {value!r}")
+    top, bottom, left, right = padding
+    return (shape[0], shape[1] + top + bottom, shape[2] + left + right)
 
 
 def _windows(name: str, sides: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
@@ -183,7 +207,33 @@ def _check_requantization(name: str, requantization: Requantization, channels: i
         raise InvalidNetworkError(f"The requantisation multipliers of {name!r} must not be negative")
     if (requantization.shift < 1).any() or (requantization.shift > 62).any():
         raise InvalidNetworkError(f"The requantisation shifts of {name!r} must lie in 1..62")
-    low, high = requantization.low, requantization.high
+    _check_clamp(name, requantization.low, requantization.high)
+
+
+def _check_average(layer: AvgPool2d, channels: int) -> None:
+    _check_requantization(layer.name, layer.requantization, channels)
+    if not _is_integer(layer.bias):
+        raise InvalidNetworkError(f"The bias of {layer.name!r} must be an integer, not {layer.bias!r}")
+    bound = math.prod(layer.kernel) * CODE_BOUND + abs(layer.bias)
+    if bound >= SUM_BOUND:
+        raise InvalidNetworkError(f"The sums of {layer.name!r} could reach {bound}, more than 32 bits hold")
+
+
+def _check_add(layer: Add) -> None:
+    _check_array(f"The multiplier of {layer.name!r}", layer.multiplier, np.int32, (2,))
+    if (layer.multiplier < 0).any():
+        raise InvalidNetworkError(f"The multipliers of {layer.name!r} must not be negative")
+    if not _is_integer(layer.shift) or not 1 <= layer.shift <= 62:
+        raise InvalidNetworkError(f"The shift of {layer.name!r} must be an integer in 1..62, not {layer.shift!r}")
+    if not _is_integer(layer.bias):
+        raise InvalidNetworkError(f"The bias of {layer.name!r} must be an integer, not {layer.bias!r}")
+    _check_clamp(layer.name, layer.low, layer.high)
+    bound = CODE_BOUND * sum(layer.multiplier.tolist()) + abs(layer.bias) + (1 << (layer.shift - 1))
+    if bound >= WIDE_BOUND:
+        raise InvalidNetworkError(f"The sums of {layer.name!r} could reach {bound}, more than 64 bits hold")
+
+
+def _check_clamp(name: str, low: object, high: object) -> None:
     if not (_is_integer(low) and _is_integer(high) and -128 <= low < high <= 127):
         raise InvalidNetworkError(f"The requantisation of {name!r} must clamp to a range inside -128..127, not {low!r}..{high!r}")
 

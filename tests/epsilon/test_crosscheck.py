@@ -118,6 +118,14 @@ def test_equal_accelerators_are_equal_and_everything_is_counted(kind, network, c
     assert report.compared == sum(sum(stage.compared.values()) for stage in report.stages)
 
 
+def test_a_residual_network_is_the_same_on_the_rtl(residual_network, residual_images):
+    codes = encode(residual_network, residual_images[:4])
+    report = run(Emulator(CONFIG), RtlAccelerator(CONFIG), residual_network, codes, repairs=("nearest",))
+    assert report.equal, str(report.first)
+    for stage in report.stages:
+        assert stage.compared["accumulators"] == 4 * (2 * 6 * 36 + 2 * 4)
+
+
 def test_progress_ends_with_the_whole_programme(network, codes):
     seen = []
     lines = {"storage": FaultMap.sample(network, CONFIG, rate=0.1, seed=1)}

@@ -1,11 +1,15 @@
 """The executor: lazy, each layer once, narrowed batches, cycles per image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from epsilon import integer
 from epsilon.accelerator import Counters
+from epsilon.config import ArrayConfig
+from epsilon.emulator import Emulator
 from epsilon.executor import Execution, encode
 from epsilon.network import AvgPool2d, Convolution, Exit, Flatten, Linear, MaxPool2d, QuantizedNetwork, Relu, Requantization
 from epsilon.network_io import validate
@@ -203,3 +207,67 @@ def test_execution_refuses_wrong_codes_and_masks(network, images):
     for wrong in (torch.ones(5, dtype=torch.bool), torch.ones(6)):
         with pytest.raises(ValueError, match="boolean each"):
             execution.narrow(wrong)
+
+
+def plain_residual(network, image):
+    """Logits of both exits of the residual network for one image, in NumPy integers."""
+
+    def convolved(name, codes, padding=0):
+        layer = network[name]
+        padded = np.pad(codes, ((0, 0), (padding, padding), (padding, padding)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        sums = np.einsum("nckl,chwkl->nhw", layer.weight.astype(np.int64), windows) + layer.bias[:, None, None]
+        scaling = layer.requantization
+        multiplier, shift = int(scaling.multiplier[0]), int(scaling.shift[0])
+        return np.clip((sums * multiplier + (1 << (shift - 1))) >> shift, scaling.low, scaling.high)
+
+    def logits(number, codes):
+        return network[f"exit{number}"].scale * (network[f"fc{number}"].weight.astype(np.int64) @ codes.reshape(-1))
+
+    stem = convolved("stem", image.astype(np.int64) - 128, padding=1)
+    padded = np.full((6, 8, 8), -7)
+    padded[:, :6, 2:] = stem
+    wide = convolved("branch", padded) * 1_500_000_000 + stem * 1_000_000_000 - (5 << 31) + (1 << 30)
+    total = np.clip(wide >> 31, -100, 127)
+    sums = total.reshape(6, 2, 3, 3, 2).sum(axis=(2, 4)) + 35
+    pooled = np.clip((sums * (2**30 // 3) + (1 << 30)) >> 31, -128, 127)
+    return logits(1, stem), logits(2, pooled)
+
+
+def test_residual_network_is_its_plain_arithmetic(residual_network, residual_images):
+    accelerator = Emulator(ArrayConfig(rows=4, cols=3, multiplier="KV6"))
+    accelerator.load(residual_network)
+    execution = Execution(accelerator, encode(residual_network, residual_images))
+    found = execution.exit(0), execution.exit(1)
+    for number, image in enumerate(residual_images):
+        for logits, expected in zip(found, plain_residual(residual_network, image), strict=True):
+            assert logits[number].tolist() == expected.tolist()
+    assert len({tuple(row.tolist()) for row in found[1]}) == len(residual_images)
+
+
+def test_a_value_with_two_readers_is_kept_until_both_have_run_and_narrowed(residual_network, residual_images):
+    accelerator = Emulator(ArrayConfig(rows=4, cols=3, multiplier="KV6"))
+    accelerator.load(residual_network)
+    codes = encode(residual_network, residual_images)
+    whole = Execution(accelerator, codes).exit(1)
+    execution = Execution(accelerator, codes)
+    execution.exit(0)
+    keep = torch.arange(40) % 3 == 0
+    execution.narrow(keep)
+    assert torch.equal(execution.exit(1), whole[keep])
+    assert set(execution._values) == {"exit1", "exit2"}
+    execution = Execution(accelerator, codes)
+    execution.exit(0)
+    execution.narrow(torch.zeros(40, dtype=torch.bool))
+    assert execution.exit(1).shape == (0, 4)
+
+
+def test_a_value_may_be_added_to_itself(residual_network, residual_images):
+    twice = replace(residual_network["sum"], inputs=("stem", "stem"))
+    kept = [twice if layer.name == "sum" else layer for layer in residual_network if layer.name not in ("pad", "branch")]
+    network = validate(replace(residual_network, layers=tuple(kept)))
+    accelerator = Emulator(ArrayConfig(rows=4, cols=3, multiplier="KV6"))
+    accelerator.load(network)
+    execution = Execution(accelerator, encode(network, residual_images))
+    assert len(execution.exit(1).unique(dim=0)) == len(residual_images)
+    assert set(execution._values) == {"exit2", "stem"}

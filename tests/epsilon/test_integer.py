@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from epsilon import integer
-from epsilon.network import Requantization
+from epsilon.network import Add, Requantization
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 
@@ -99,6 +99,59 @@ def test_avg_pool_divides_by_its_requantisation():
     codes = torch.tensor([[[[1, 2], [3, 5]]]], dtype=torch.int8)
     quarter = Requantization(np.array([1], np.int32), np.array([2], np.int8))
     assert integer.avg_pool2d(codes, (2, 2), (2, 2), quarter).tolist() == [[[[3]]]]
+
+
+def test_avg_pool_adds_its_bias_before_it_rounds():
+    codes = torch.tensor([[[[1, 2], [3, 5]]]], dtype=torch.int8)
+    quarter = Requantization(np.array([1], np.int32), np.array([2], np.int8))
+    found = [integer.avg_pool2d(codes, (2, 2), (2, 2), quarter, bias).item() for bias in (-14, -13, -12, 2, 3)]
+    assert found == [-1, 0, 0, 3, 4]
+
+
+@st.composite
+def additions(draw):
+    """An addition within its 64 bits, and codes for it."""
+    multipliers = draw(st.lists(st.one_of(st.integers(0, 2**31 - 1), st.integers(0, 99)), min_size=2, max_size=2))
+    shift = draw(st.integers(1, 62))
+    room = 2**63 - 1 - 128 * sum(multipliers) - 2 ** (shift - 1)
+    bias = draw(st.one_of(st.integers(-room, room), st.integers(-(2**10), 2**10), st.sampled_from([-room, room, 0])))
+    low = draw(st.integers(-128, 126))
+    codes = st.lists(st.integers(-128, 127), min_size=3, max_size=3)
+    pairs = draw(st.lists(st.tuples(codes, codes), min_size=1, max_size=4))
+    high = draw(st.integers(low + 1, 127))
+    return Add(
+        name="sum", inputs=("a", "b"), multiplier=np.array(multipliers, np.int32), shift=shift, bias=bias, low=low, high=high
+    ), pairs
+
+
+@settings(deadline=None, max_examples=300)
+@given(additions())
+def test_addition_is_the_plain_definition(case):
+    layer, pairs = case
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    found = integer.add(torch.tensor(first, dtype=torch.int8), torch.tensor(second, dtype=torch.int8), layer)
+    one, other = map(int, layer.multiplier)
+
+    def expected(a, b):
+        return max(layer.low, min(layer.high, (a * one + b * other + layer.bias + (1 << (layer.shift - 1))) >> layer.shift))
+
+    assert found.dtype == torch.int8
+    assert found.tolist() == [[expected(a, b) for a, b in zip(*rows, strict=True)] for rows in pairs]
+
+
+def test_addition_rounds_half_up_and_goes_in_chunks(monkeypatch):
+    half = Add(name="sum", inputs=("a", "b"), multiplier=np.array([1, 1], np.int32), shift=1)
+    first = torch.tensor([-3, -2, -1, 0, 1, 2, 127], dtype=torch.int8).reshape(7, 1, 1, 1)
+    for chunk in (1 << 20, 3, 1):
+        monkeypatch.setattr(integer, "CHUNK_ELEMENTS", chunk)
+        assert integer.add(first, torch.zeros_like(first), half).flatten().tolist() == [-1, -1, 0, 0, 1, 1, 64]
+
+
+def test_padding_is_with_the_value_on_each_side():
+    codes = torch.arange(-2, 2, dtype=torch.int8).reshape(1, 1, 2, 2)
+    found = integer.pad2d(codes, (1, 0, 0, 2), -128)
+    assert found.dtype == torch.int8
+    assert found.tolist() == [[[[-128] * 4, [-2, -1, -128, -128], [0, 1, -128, -128]]]]
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32])

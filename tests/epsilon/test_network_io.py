@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.numpy import save as to_safetensors
 
 from epsilon import network_io
 from epsilon.network import (
+    Add,
     AvgPool2d,
     Convolution,
     Exit,
@@ -88,6 +90,30 @@ def test_round_trip(network, tmp_path):
     assert again["fc1"].requantization is None
     assert again["exit1"].scale.tolist() == [0.5, 1.0, 2.0]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_round_trip_of_a_residual_network(residual_network, tmp_path):
+    path = tmp_path / "network.safetensors"
+    save(residual_network, path)
+    again = load(path)
+    assert to_bytes(again) == to_bytes(residual_network) == path.read_bytes()
+    total, pad = again["sum"], again["pad"]
+    assert (total.inputs, total.multiplier.tolist()) == (("branch", "stem"), [1_500_000_000, 1_000_000_000])
+    assert (total.shift, total.bias, total.low, total.high) == (31, -(5 << 31), -100, 127)
+    assert (pad.padding, pad.value) == ((0, 2, 2, 0), -7)
+    assert again["pool"].bias == 35
+    assert output_shapes(again)["pad"] == (6, 8, 8)
+    digests = {
+        network_digest(changed(residual_network, name, **fields))
+        for name, fields in (("sum", {}), ("sum", {"bias": 0}), ("sum", {"low": 0}), ("pad", {"value": 0}), ("pool", {"bias": 0}))
+    }
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize("name", network_io.builtin_names())
+def test_networks_that_come_with_the_project_are_saved_byte_for_byte(name):
+    source = resources.files("epsilon").joinpath("networks", f"{name}.safetensors").read_bytes()
+    assert to_bytes(load(name)) == source
 
 
 def test_shapes_and_macs(network):
@@ -290,3 +316,40 @@ def test_wrong_networks_are_refused(network, what):
     with pytest.raises(InvalidNetworkError, match=message) as caught:
         validate(change(network))
     assert "\n" not in str(caught.value)
+
+
+WRONG_RESIDUAL = {
+    "one input": (lambda n: changed(n, "sum", inputs=("stem",)), "exactly two inputs, not 1"),
+    "three inputs": (lambda n: changed(n, "sum", inputs=("stem", "stem", "stem")), "exactly two inputs, not 3"),
+    "second unknown": (lambda n: changed(n, "sum", inputs=("stem", "pool")), "'pool', which does not come before"),
+    "other shape": (lambda n: changed(n, "sum", inputs=("stem", "pad")), r"the same shape, not \(6, 6, 6\) and \(6, 8, 8\)"),
+    "sums added": (lambda n: changed(n, "sum", inputs=("stem", "fc1")), "the same shape"),
+    "multiplier shape": (lambda n: changed(n, "sum", multiplier=np.ones(3, np.int32)), r"must be int32 \(2,\)"),
+    "multiplier type": (lambda n: changed(n, "sum", multiplier=np.ones(2, np.int64)), r"must be int32 \(2,\)"),
+    "multiplier sign": (lambda n: changed(n, "sum", multiplier=np.array([1, -1], np.int32)), "not be negative"),
+    "shift": (lambda n: changed(n, "sum", shift=63), r"1\.\.62"),
+    "shift type": (lambda n: changed(n, "sum", shift=np.int8(3)), r"1\.\.62"),
+    "bias type": (lambda n: changed(n, "sum", bias=0.5), "must be an integer, not 0.5"),
+    "bias size": (lambda n: changed(n, "sum", bias=2**63 - 2**38), "more than 64 bits"),
+    "clamp": (lambda n: changed(n, "sum", low=127), "inside -128..127"),
+    "padding": (lambda n: changed(n, "pad", padding=(1, 1)), "four integers"),
+    "padding sign": (lambda n: changed(n, "pad", padding=(1, 1, -1, 0)), "four integers"),
+    "padding value": (lambda n: changed(n, "pad", value=128), r"-128\.\.127"),
+    "pool bias": (lambda n: changed(n, "pool", bias=0.5), "must be an integer"),
+    "pool bias size": (lambda n: changed(n, "pool", bias=2**31 - 700), "more than 32 bits"),
+    "pad a vector": (lambda n: changed(n, "pad", inputs=("flat1",)), "takes \\(channels, height, width\\)"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_RESIDUAL)
+def test_wrong_residual_networks_are_refused(residual_network, what):
+    change, message = WRONG_RESIDUAL[what]
+    with pytest.raises(InvalidNetworkError, match=message) as caught:
+        validate(change(residual_network))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_addition_of_integer_sums_is_refused(residual_network):
+    twice = Add(name="twice", inputs=("fc1", "fc1"), multiplier=np.ones(2, np.int32), shift=1)
+    with pytest.raises(InvalidNetworkError, match="'twice' reads the integer sums of 'fc1', which only an exit may do"):
+        validate(replace(residual_network, layers=(*residual_network.layers, twice)))

@@ -1,14 +1,17 @@
 """Fine-tuning: its forward pass is the integer network's, its gradient the exact product's, and it helps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from epsilon import data, models, multipliers
+from epsilon.executor import encode
 from epsilon.network_io import load, to_bytes
 from epsilon.quantize import quantize
 from epsilon.train import evaluate
-from epsilon.tuning import TrainableNetwork, _Product
+from epsilon.tuning import TrainableNetwork, _added, _Product
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +27,33 @@ def test_forward_is_the_integer_network(network, name):
     with torch.no_grad():
         found = TrainableNetwork(network)(codes, multiplier)
     for logits, expected in zip(found, evaluate(network, images, multiplier), strict=True):
-        # float32 may round a tie of the requantisation the other way, nothing else.
-        close = np.isclose(logits.double().numpy(), expected, rtol=1e-5, atol=1e-6)
-        assert close.mean() > 0.99
+        assert np.allclose(logits.double().numpy(), expected, rtol=1e-6, atol=0)
+
+
+def test_forward_of_a_residual_network_is_the_integer_network(residual_network, residual_images):
+    multiplier = multipliers.get("L2N")
+    codes = encode(residual_network, residual_images).float()
+    trainable = TrainableNetwork(residual_network)
+    found = trainable(codes, multiplier)
+    for logits, expected in zip(found, evaluate(residual_network, residual_images, multiplier), strict=True):
+        assert np.allclose(logits.detach().double().numpy(), expected, rtol=1e-6, atol=0)
+    found[1].sum().backward()
+    assert all(parameter.grad is not None for name, parameter in trainable.named_parameters() if "fc1" not in name)
+    assert to_bytes(trainable.freeze()) == to_bytes(residual_network)
+
+
+def test_addition_is_exact_on_every_pair_of_codes_and_passes_its_gradient(residual_network):
+    layer = replace(residual_network["sum"], multiplier=np.array([2**29, 3 * 2**28], np.int32), shift=30, bias=2**28, low=0)
+    codes = torch.arange(-128, 128)
+    first, second = (grid.flatten().float().requires_grad_() for grid in torch.meshgrid(codes, codes, indexing="ij"))
+    found = _added(first, second, layer)
+    wide = (first.detach().long() * 2**29 + second.detach().long() * 3 * 2**28 + 2**28 + 2**29) >> 30
+    assert torch.equal(found.detach().long(), wide.clamp(0, 127))
+    found.sum().backward()
+    inside = (wide > 0) & (wide < 127)
+    assert first.grad[inside].unique().tolist() == [0.5]
+    assert second.grad[inside].unique().tolist() == [0.75]
+    assert not first.grad[wide < 0].any()
 
 
 def test_freezing_an_untrained_network_changes_nothing(network):
