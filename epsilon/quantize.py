@@ -2,8 +2,8 @@
 
 BatchNorm is folded into the weights before it. Weights get one scale per output channel, ``max|w| / 127``, activations one scale
 per layer, found on calibration images: the one that minimises the mean squared error among clippings of the largest value.
-A code is ``round(real / scale)``; zero is always code 0, so zero padding stays exact. Pixels ``p`` are real values ``p / 255`` and
-have the codes ``round(127 p / 255)``.
+A code is ``round(real / scale)``; zero is always code 0, so zero padding stays exact. Pixels have the codes ``round(127 real)`` of
+the values that the network takes for them (``MultiExit.real``): ``round(127 p / 255)``, or ``p - 128`` where 128 stands for zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from epsilon.models import MultiExit
+from epsilon.models.blocks import Residual
 from epsilon.network import (
+    Add,
     AvgPool2d,
     Convolution,
     Exit,
@@ -25,6 +27,7 @@ from epsilon.network import (
     Layer,
     Linear,
     MaxPool2d,
+    Pad2d,
     QuantizedNetwork,
     Relu,
     Requantization,
@@ -73,8 +76,8 @@ def quantize(model: MultiExit, calibration: np.ndarray, *, name: str, metadata: 
     Parameters
     ----------
     model : MultiExit
-        Left as it is; its stages and heads consist of Conv2d, Linear, BatchNorm, MaxPool2d, AvgPool2d, ReLU, Flatten, Dropout
-        and Identity modules, and every head ends with a Linear.
+        Left as it is; its stages and heads consist of Conv2d, Linear, BatchNorm, MaxPool2d, AvgPool2d, ZeroPad2d, ReLU, Flatten,
+        Dropout, Identity and ``Residual`` modules, and every head ends with a Linear.
     calibration : uint8 (count, C, H, W)
         Images on which the activations' ranges are measured; never those of the test.
     name : str
@@ -88,16 +91,16 @@ def quantize(model: MultiExit, calibration: np.ndarray, *, name: str, metadata: 
     if calibration.dtype != np.uint8 or calibration.shape[1:] != model.input_shape or not len(calibration):
         wanted = f"uint8 (count, {', '.join(map(str, model.input_shape))})"
         raise QuantizationError(f"Calibration images must be {wanted}, not {calibration.dtype} {calibration.shape}")
-    channels = model.input_shape[0]
-    table = np.tile(np.rint(np.arange(256) * TOP / 255).astype(np.int8), (channels, 1))
+    real = model.real(torch.arange(256, dtype=torch.float64) / 255)
+    table = np.tile((real * TOP).round().clamp(-TOP - 1, TOP).to(torch.int8).numpy(), (model.input_shape[0], 1))
     walk = _Walk()
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            signal = _Signal(INPUT, 1 / TOP, torch.from_numpy(calibration).to(torch.float32) / 255)
+            signal = _Signal(INPUT, 1 / TOP, model.real(torch.from_numpy(calibration).to(torch.float32) / 255))
             for number, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True), start=1):
-                signal = _walk_stage(walk, stage, signal)
+                signal = _walk_sequence(walk, stage, signal)
                 _walk_head(walk, head, signal, f"exit{number}")
     finally:
         model.train(training)
@@ -134,9 +137,10 @@ def requantization_of(ratio: np.ndarray | float, low: int, high: int = TOP) -> R
     return Requantization(np.array(multipliers, np.int32), np.array(shifts, np.int8), low, high)
 
 
-def _walk_stage(walk: _Walk, stage: nn.Sequential, signal: _Signal) -> _Signal:
-    for names, group in _fused(stage):
-        signal = _emit(walk, names[0], group, signal)
+def _walk_sequence(walk: _Walk, sequence: nn.Sequential, signal: _Signal) -> _Signal:
+    for names, group in _fused(sequence):
+        emit = _emit_residual if isinstance(group[0], Residual) else _emit
+        signal = emit(walk, names[0], group, signal)
     return signal
 
 
@@ -154,7 +158,7 @@ def _walk_head(walk: _Walk, head: nn.Sequential, signal: _Signal, exit_name: str
 
 
 def _fused(sequence: nn.Sequential) -> Iterator[tuple[list[str], list[nn.Module]]]:
-    """Yield the modules in groups: a weighted one with the BatchNorm and ReLU behind it, any other alone."""
+    """Yield the modules in groups: a weighted or residual one with the BatchNorm and ReLU behind it, any other alone."""
     names: list[str] = []
     group: list[nn.Module] = []
     for name, module in sequence.named_children():
@@ -165,7 +169,8 @@ def _fused(sequence: nn.Sequential) -> Iterator[tuple[list[str], list[nn.Module]
                 raise QuantizationError(f"The BatchNorm {name!r} must directly follow a convolution or linear layer")
             joins = True
         else:
-            joins = isinstance(module, nn.ReLU) and bool(group) and isinstance(group[0], WEIGHTED) and not _has_relu(group)
+            fusing = bool(group) and isinstance(group[0], (*WEIGHTED, Residual)) and not _has_relu(group)
+            joins = fusing and isinstance(module, nn.ReLU)
         if group and not joins:
             yield names, group
             names, group = [], []
@@ -204,6 +209,9 @@ def _emit(walk: _Walk, name: str, group: list[nn.Module], signal: _Signal) -> _S
         scale = _activation_scale(value)
         requantization = requantization_of(signal.scale / (scale * kernel[0] * kernel[1]), -128)
         walk.add(AvgPool2d(name=name, inputs=inputs, kernel=kernel, stride=stride, requantization=requantization))
+    elif isinstance(first, nn.ZeroPad2d):
+        left, right, top, bottom = first.padding
+        walk.add(Pad2d(name=name, inputs=inputs, padding=(top, bottom, left, right)))
     elif isinstance(first, nn.ReLU):
         walk.add(Relu(name=name, inputs=inputs))
     elif isinstance(first, nn.Flatten):
@@ -212,6 +220,22 @@ def _emit(walk: _Walk, name: str, group: list[nn.Module], signal: _Signal) -> _S
         walk.add(Flatten(name=name, inputs=inputs))
     else:
         raise QuantizationError(f"The module {name!r} is a {type(first).__name__}, which has no integer form here")
+    return _Signal(name, scale, value)
+
+
+def _emit_residual(walk: _Walk, name: str, group: list[nn.Module], signal: _Signal) -> _Signal:
+    """Add the layers of both branches and their integer addition, and return its result."""
+    branches = [_walk_sequence(walk, branch, signal) for branch in (group[0].main, group[0].shortcut)]
+    value = branches[0].value + branches[1].value
+    for module in group[1:]:
+        value = module(value)
+    scale = _activation_scale(value)
+    ratios = np.array([branch.scale / scale for branch in branches])
+    # The shift at which the larger ratio has all its bits serves both.
+    shift = int(requantization_of(ratios.max(), 0).shift[0])
+    multiplier = np.minimum(np.rint(np.ldexp(ratios, shift)), 2**31 - 1).astype(np.int32)
+    inputs = (branches[0].name, branches[1].name)
+    walk.add(Add(name=name, inputs=inputs, multiplier=multiplier, shift=shift, low=0 if _has_relu(group) else -128, high=TOP))
     return _Signal(name, scale, value)
 
 

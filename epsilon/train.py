@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from epsilon import data as datasets
 from epsilon import models, multipliers
+from epsilon.augmentation import augmented
 from epsilon.checkpoint import Checkpoint
 from epsilon.config import ArrayConfig
 from epsilon.data import Dataset
@@ -29,11 +28,12 @@ from epsilon.multipliers import Multiplier
 from epsilon.network import QuantizedNetwork
 from epsilon.network_io import save
 from epsilon.quantize import TOP, quantize
+from epsilon.recipes import TUNED_FOR, Recipe, recipe_of
 from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
 from epsilon.tuning import TrainableNetwork
 from epsilon.validation import macs
 
-__all__ = ["RECIPES", "Progress", "Recipe", "evaluate", "names", "train"]
+__all__ = ["Progress", "evaluate", "train"]
 
 #: Called with what is being done (``train``, ``tune`` or ``measure``), steps done, all steps, and figures in words.
 Progress = Callable[[str, int, int, str], None]
@@ -43,58 +43,9 @@ RELEASE = "v2022"
 EXTRA_MULTIPLIERS = ("v1/mul8s_1L2H",)
 #: Multipliers whose accuracies on the test split it states, with those that it is tuned for on request.
 REPORTED = ("KV6", "KVP")
-#: Tuned for unless others are named: the newer release but for L12, which sees 2 bits of an activation, so that weights that serve
-#: it cost every other multiplier most of a point.
-TUNED_FOR = ("KV6", "KV8", "KV9", "KVA", "KVM", "KVP", "KVQ", "KX5", "KXF", "L2J", "L2L", "L2N")
 EVALUATION_BATCH = 1000
 ADAM_EPSILON = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a network is trained.
-
-    Parameters
-    ----------
-    epochs, tuning_epochs : int
-        Passes over the training split in floating point, and as integers.
-    batch : int
-    learning_rate : float
-        Peak of the one-cycle schedule in floating point.
-    tuning_rate : float
-        The same for the integers, in weight codes per step.
-    label_smoothing : float
-        Keeps confidences off 1, so that a threshold tells sure from unsure.
-    rotation_degrees, shift_pixels, zoom : float
-        Largest random distortion of a training image.
-    calibration : int
-        Training images on which activation ranges are measured.
-    tuned_for : tuple of str
-        Multipliers under which the integers are fine-tuned.
-    """
-
-    epochs: int
-    tuning_epochs: int
-    batch: int
-    learning_rate: float = 6e-3
-    tuning_rate: float = 0.2
-    label_smoothing: float = 0.05
-    rotation_degrees: float = 10.0
-    shift_pixels: float = 2.0
-    zoom: float = 0.1
-    calibration: int = 1000
-    tuned_for: tuple[str, ...] = TUNED_FOR
-
-
-RECIPES = {
-    "digits": Recipe(epochs=200, tuning_epochs=100, batch=50, shift_pixels=1.0),
-    "mnist": Recipe(epochs=12, tuning_epochs=6, batch=128),
-}
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of the networks that can be trained."""
-    return tuple(RECIPES)
+MOMENTUM = 0.9
 
 
 def train(
@@ -114,7 +65,7 @@ def train(
     Parameters
     ----------
     name : str
-        ``digits`` or ``mnist``.
+        See ``epsilon.models.zoo``.
     data : path, optional
         Where the data set is; see ``epsilon.data.load``.
     epochs, tuning_epochs : int, optional
@@ -133,9 +84,7 @@ def train(
         For an unknown network or multiplier, a number of epochs below 1 (0 for tuning), a checkpoint of another training, and
         where the data cannot be read.
     """
-    if name not in RECIPES:
-        raise ValueError(f"The network must be one of {', '.join(RECIPES)}, not {name!r}")
-    recipe = RECIPES[name]
+    recipe = recipe_of(name)
     for field, value, low in (("epochs", epochs, 1), ("tuning_epochs", tuning_epochs, 0)):
         if value is not None:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -145,14 +94,14 @@ def train(
         recipe = replace(recipe, tuned_for=tuple(multipliers.get(wanted).key for wanted in tuned_for))
         if not recipe.tuned_for:
             raise ValueError("The network must be fine-tuned for at least one multiplier")
-    splits = {split: datasets.load(name, split, data) for split in datasets.SPLITS}
+    splits = {split: datasets.load(models.parse(name).dataset, split, data) for split in datasets.SPLITS}
     report = progress or (lambda *_: None)
     state = Checkpoint(checkpoint, json.dumps({"name": name, "seed": seed, **asdict(recipe)}, sort_keys=True))
     with _one_thread():
         generator = torch.Generator().manual_seed(seed)
-        model = _train_float(models.build(name, seed), splits["train"], recipe, generator, state, report)
+        model = _train_float(models.build(name, seed), splits, recipe, generator, state, report)
         network = quantize(model, splits["train"].images[: recipe.calibration], name=name)
-        network = _tune(network, splits["train"], recipe, generator, state, report)
+        network = _tune(network, model, splits["train"], recipe, generator, state, report)
         network = replace(network, metadata=_measured(network, splits, recipe, seed, report))
     if out is not None:
         save(network, out)
@@ -173,24 +122,53 @@ def evaluate(network: QuantizedNetwork, images: np.ndarray, multiplier: Multipli
 
 
 def _train_float(
-    model: models.MultiExit, dataset: Dataset, recipe: Recipe, generator: torch.Generator, state: Checkpoint, report: Progress
+    model: models.MultiExit,
+    splits: dict[str, Dataset],
+    recipe: Recipe,
+    generator: torch.Generator,
+    state: Checkpoint,
+    report: Progress,
 ) -> models.MultiExit:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
-    schedule = _schedule(optimizer, recipe.learning_rate, recipe.epochs, dataset, recipe, warm_up=0.3)
+    dataset = splits["train"]
+    optimizer = _optimizer(model, recipe)
+    schedule = _schedule(optimizer, recipe.learning_rate, recipe.epochs, dataset, recipe, warm_up=recipe.warm_up)
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model.to(memory_format=memory_format)
     model.train()
     done = state.restore("train", recipe.epochs, model, optimizer, schedule, generator)
     for epoch in range(done, recipe.epochs):
         losses = []
         for pixels, labels in _batches(dataset, recipe, generator):
-            loss = models.joint_loss(model(pixels), labels, label_smoothing=recipe.label_smoothing)
-            losses.append(_step(loss, optimizer, schedule))
+            logits = model(model.real(pixels).contiguous(memory_format=memory_format))
+            losses.append(_step(_loss(logits, labels, recipe), optimizer, schedule))
         state.save("train", epoch + 1, model, optimizer, schedule, generator)
-        report("train", epoch + 1, recipe.epochs, f"loss {np.mean(losses):.3f}")
+        right = _float_accuracy(model, splits["validation"], memory_format)
+        report("train", epoch + 1, recipe.epochs, f"loss {np.mean(losses):.3f}, validation {right:.2%}")
     return model.eval()
 
 
+@torch.no_grad()
+def _float_accuracy(model: models.MultiExit, dataset: Dataset, memory_format: torch.memory_format) -> float:
+    """Return the fraction of images that the last exit gets right."""
+    model.eval()
+    right = 0
+    for start in range(0, len(dataset), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        pixels = torch.from_numpy(dataset.images[part]).to(torch.float32) / 255
+        logits = model(model.real(pixels).contiguous(memory_format=memory_format))[-1]
+        right += int((logits.argmax(dim=1) == torch.from_numpy(dataset.labels[part])).sum())
+    model.train()
+    return right / len(dataset)
+
+
 def _tune(
-    network: QuantizedNetwork, dataset: Dataset, recipe: Recipe, generator: torch.Generator, state: Checkpoint, report: Progress
+    network: QuantizedNetwork,
+    model: models.MultiExit,
+    dataset: Dataset,
+    recipe: Recipe,
+    generator: torch.Generator,
+    state: Checkpoint,
+    report: Progress,
 ) -> QuantizedNetwork:
     if not recipe.tuning_epochs:
         return network
@@ -203,8 +181,8 @@ def _tune(
         losses = []
         turns = _turns(chosen, generator)
         for pixels, labels in _batches(dataset, recipe, generator):
-            logits = trainable((pixels * TOP).round(), next(turns))
-            losses.append(_step(models.joint_loss(logits, labels, label_smoothing=recipe.label_smoothing), optimizer, schedule))
+            logits = trainable((model.real(pixels) * TOP).round(), next(turns))
+            losses.append(_step(_loss(logits, labels, recipe), optimizer, schedule))
         state.save("tune", epoch + 1, trainable, optimizer, schedule, generator)
         report("tune", epoch + 1, recipe.tuning_epochs, f"loss {np.mean(losses):.3f}")
     return trainable.freeze()
@@ -258,27 +236,11 @@ def _accuracies(logits: list[np.ndarray], labels: np.ndarray, gamma: float) -> d
 
 
 def _batches(dataset: Dataset, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield one epoch of distorted images, float32 in [0, 1], and their labels; the incomplete last batch is left out."""
+    """Yield one epoch of changed images, float32 in [0, 1], and their labels; the incomplete last batch is left out."""
     order = torch.randperm(len(dataset), generator=generator)
     for step in range(len(dataset) // recipe.batch):
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch].numpy()
-        pixels = torch.from_numpy(dataset.images[chosen]).to(torch.float32) / 255
-        yield _distorted(pixels, recipe, generator), torch.from_numpy(dataset.labels[chosen])
-
-
-def _distorted(pixels: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Return images that are rotated, zoomed and shifted at random, bilinear, background 0."""
-    count, side = len(pixels), pixels.shape[-1]
-    random = 2 * torch.rand((4, count), generator=generator) - 1
-    angle = random[0] * math.radians(recipe.rotation_degrees)
-    zoom = 1 + random[1] * recipe.zoom
-    shift = random[2:] * (2 * recipe.shift_pixels / side)
-    rows = [
-        torch.stack([angle.cos() * zoom, -angle.sin() * zoom, shift[0]], dim=1),
-        torch.stack([angle.sin() * zoom, angle.cos() * zoom, shift[1]], dim=1),
-    ]
-    grid = functional.affine_grid(torch.stack(rows, dim=1), list(pixels.shape), align_corners=False)
-    return functional.grid_sample(pixels, grid, align_corners=False)
+        yield augmented(torch.from_numpy(dataset.images[chosen]), recipe, generator), torch.from_numpy(dataset.labels[chosen])
 
 
 def _turns(chosen: list[Multiplier], generator: torch.Generator) -> Iterator[Multiplier]:
@@ -288,11 +250,28 @@ def _turns(chosen: list[Multiplier], generator: torch.Generator) -> Iterator[Mul
             yield chosen[index]
 
 
+def _optimizer(model: models.MultiExit, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    if recipe.optimizer != "sgd":
+        raise ValueError(f"The optimizer must be adamw or sgd, not {recipe.optimizer!r}")
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
+
+
 def _schedule(
     optimizer: torch.optim.Optimizer, rate: float, epochs: int, dataset: Dataset, recipe: Recipe, *, warm_up: float
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     steps = epochs * (len(dataset) // recipe.batch)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=warm_up)
+    # Adam's momentum is cycled with the rate, that of SGD is not.
+    cycled = not isinstance(optimizer, torch.optim.SGD)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=warm_up, cycle_momentum=cycled)
+
+
+def _loss(logits: list[torch.Tensor], labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    return models.joint_loss(logits, labels, label_smoothing=recipe.label_smoothing, first_weight=recipe.first_exit_weight)
 
 
 def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> float:

@@ -1,6 +1,6 @@
 """Floating-point multi-exit networks, to be trained and then quantised."""
 
 from epsilon.models.multi_exit import MultiExit, joint_loss
-from epsilon.models.zoo import build, names
+from epsilon.models.zoo import NetworkName, build, parse
 
-__all__ = ["MultiExit", "build", "joint_loss", "names"]
+__all__ = ["MultiExit", "NetworkName", "build", "joint_loss", "parse"]
