@@ -54,11 +54,10 @@ class TrainableNetwork(nn.Module):
         self.network = network
         self.weights = nn.ParameterDict()
         self.shifts = nn.ParameterDict()
-        self._units: dict[str, torch.Tensor] = {}
+        self._made: dict[tuple[str, torch.device], dict[str, torch.Tensor]] = {}
         for layer in network.weighted:
             self.weights[layer.name] = nn.Parameter(torch.from_numpy(layer.weight.astype(np.float32)))
             self.shifts[layer.name] = nn.Parameter(torch.zeros(len(layer.bias)))
-            self._units[layer.name] = self._bias_unit(layer)
 
     def forward(self, codes: torch.Tensor, multiplier: Multiplier) -> list[torch.Tensor]:
         """Return the logits of all exits, float32 (batch, classes) each.
@@ -80,20 +79,32 @@ class TrainableNetwork(nn.Module):
         layers: list[Layer] = []
         for layer in self.network.layers:
             if isinstance(layer, WeightedLayer):
-                weight = self.weights[layer.name].detach().round().clamp(LOWEST, HIGHEST).to(torch.int8).numpy()
-                layer = replace(layer, weight=weight, bias=self._bias(layer).detach().to(torch.int32).numpy())
+                weight = self.weights[layer.name].detach().round().clamp(LOWEST, HIGHEST).to(torch.int8).cpu().numpy()
+                layer = replace(layer, weight=weight, bias=self._bias(layer).detach().to(torch.int32).cpu().numpy())
             layers.append(layer)
         return validate(replace(self.network, layers=tuple(layers)))
 
-    def _bias_unit(self, layer: WeightedLayer) -> torch.Tensor:
-        if layer.requantization is not None:
-            return 1 / _ratio(layer.requantization)
-        scale = next(reader.scale for reader in self.network.exits if layer.name in reader.inputs)
-        return torch.from_numpy(LOGIT_STEP / scale)
+    def _constants(self, layer: WeightedLayer | Exit, device: torch.device) -> dict[str, torch.Tensor]:
+        """Return what of a layer is not trained, on the device; made once."""
+        if (layer.name, device) not in self._made:
+            found = {}
+            if isinstance(layer, Exit):
+                found["scale"] = torch.from_numpy(layer.scale.astype(np.float32))
+            else:
+                found["bias"] = torch.from_numpy(layer.bias.astype(np.float64))
+                if layer.requantization is None:
+                    scale = next(reader.scale for reader in self.network.exits if layer.name in reader.inputs)
+                    found["unit"] = torch.from_numpy(LOGIT_STEP / scale)
+                else:
+                    found["unit"] = 1 / _ratio(layer.requantization)
+            self._made[layer.name, device] = {name: tensor.to(device) for name, tensor in found.items()}
+        return self._made[layer.name, device]
 
     def _bias(self, layer: WeightedLayer) -> torch.Tensor:
         """Return the trained bias in integer-valued float64; the gradient passes the rounding."""
-        bias = torch.from_numpy(layer.bias.astype(np.float64)) + self.shifts[layer.name].double() * self._units[layer.name]
+        shift = self.shifts[layer.name]
+        constants = self._constants(layer, shift.device)
+        bias = constants["bias"] + shift.double() * constants["unit"]
         return _straight_through(bias, bias.round()).clamp(-BIAS_LIMIT, BIAS_LIMIT)
 
     def _run(self, layer: Layer, inputs: list[torch.Tensor], multiplier: Multiplier) -> torch.Tensor:
@@ -102,14 +113,16 @@ class TrainableNetwork(nn.Module):
         (value,) = inputs
         if isinstance(layer, WeightedLayer):
             weight = self.weights[layer.name].clamp(LOWEST, HIGHEST)
-            sums = _Product.apply(value, _straight_through(weight, weight.round()), layer, multiplier)
-            sums = sums + self._bias(layer).float().reshape(1, -1, *(1,) * (sums.dim() - 2))
-            return sums if layer.requantization is None else _requantized(sums, layer.requantization)
+            bias = self._bias(layer).float()
+            sums = _Product.apply(value, _straight_through(weight, weight.round()), bias, layer, multiplier)
+            return sums if layer.requantization is None else _Requantized.apply(sums, layer.requantization)
         if isinstance(layer, MaxPool2d):
             return functional.max_pool2d(value, layer.kernel, layer.stride)
         if isinstance(layer, AvgPool2d):
             sums = functional.avg_pool2d(value, layer.kernel, layer.stride, divisor_override=1)
-            return _requantized(sums + layer.bias, layer.requantization)
+            exact = integer.requantize((sums.detach() + layer.bias).to(torch.int32), layer.requantization)
+            # Averages meet ties often, and float32 may round them the other way.
+            return _Requantized.apply(sums + layer.bias, layer.requantization, exact)
         if isinstance(layer, Pad2d):
             return integer.pad2d(value, layer.padding, layer.value)
         if isinstance(layer, Relu):
@@ -117,38 +130,61 @@ class TrainableNetwork(nn.Module):
         if isinstance(layer, Flatten):
             return value.flatten(1)
         assert isinstance(layer, Exit)
-        return value * torch.from_numpy(layer.scale.astype(np.float32))
+        return value * self._constants(layer, value.device)["scale"]
 
 
 class _Product(torch.autograd.Function):
-    """The sums of a layer under an approximate multiplier, with the gradient of the exact ones."""
+    """The sums of a layer under an approximate multiplier, bias included, with the gradient of the exact ones."""
 
     @staticmethod
-    def forward(ctx, codes: torch.Tensor, weight: torch.Tensor, layer: WeightedLayer, multiplier: Multiplier) -> torch.Tensor:
+    def forward(
+        ctx, codes: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, layer: WeightedLayer, multiplier: Multiplier
+    ) -> torch.Tensor:
         ctx.save_for_backward(codes, weight)
         ctx.layer = layer
-        sums = [
-            term.sign * _linear_map(layer, _mapped(codes, term.a_mask, term.a_map), _mapped(weight, term.b_mask, term.b_map))
-            for term in multiplier.terms
-        ]
-        return torch.stack(sums).sum(0)
+        sums = None
+        for term in multiplier.terms:
+            mapped = _mapped(codes, term.a_mask, term.a_map), term.sign * _mapped(weight, term.b_mask, term.b_map)
+            part = _linear_map(layer, *mapped, bias if sums is None else None)
+            sums = part if sums is None else sums.add_(part)
+        if sums is None:
+            sums = _linear_map(layer, torch.zeros_like(codes), weight, bias)
+        return sums
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         codes, weight = ctx.saved_tensors
-        with torch.enable_grad():
-            codes = codes.detach().requires_grad_(ctx.needs_input_grad[0])
-            weight = weight.detach().requires_grad_()
-            sums = _linear_map(ctx.layer, codes, weight)
-        wanted = [codes, weight] if ctx.needs_input_grad[0] else [weight]
-        found = torch.autograd.grad(sums, wanted, gradient)
-        return (None, *found, None, None) if len(found) == 1 else (*found, None, None)
+        layer, wanted = ctx.layer, ctx.needs_input_grad[:3]
+        if isinstance(layer, Convolution):
+            options = [len(weight)], layer.stride, layer.padding, (1, 1), False, (0, 0), layer.groups
+            found = torch.ops.aten.convolution_backward(gradient, codes, weight, *options, wanted)
+        else:
+            found = (gradient @ weight if wanted[0] else None, gradient.T @ codes, gradient.sum(0))
+        return (*found, None, None)
 
 
-def _linear_map(layer: WeightedLayer, codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+class _Requantized(torch.autograd.Function):
+    """Codes of sums, rounded half up and clamped (or as they are given); the gradient is that of the scaling and the clamp."""
+
+    @staticmethod
+    def forward(ctx, sums: torch.Tensor, requantization: Requantization, exact: torch.Tensor | None = None) -> torch.Tensor:
+        ratio = _ratio(requantization).float().to(sums.device).reshape(1, -1, *(1,) * (sums.dim() - 2))
+        scaled = sums * ratio
+        ctx.save_for_backward((scaled >= requantization.low) & (scaled <= requantization.high), ratio)
+        if exact is not None:
+            return exact.to(sums.dtype)
+        return scaled.add_(0.5).floor_().clamp_(requantization.low, requantization.high)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inside, ratio = ctx.saved_tensors
+        return gradient * ratio * inside, None, None
+
+
+def _linear_map(layer: WeightedLayer, codes: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if isinstance(layer, Convolution):
-        return functional.conv2d(codes, weight, stride=layer.stride, padding=layer.padding, groups=layer.groups)
-    return functional.linear(codes, weight)
+        return functional.conv2d(codes, weight, bias, stride=layer.stride, padding=layer.padding, groups=layer.groups)
+    return functional.linear(codes, weight, bias)
 
 
 def _mapped(codes: torch.Tensor, mask: int | None, mapping: tuple[int, ...]) -> torch.Tensor:
@@ -156,20 +192,13 @@ def _mapped(codes: torch.Tensor, mask: int | None, mapping: tuple[int, ...]) -> 
     if mask == 0xFF:
         return codes
     if mask is None:
-        return torch.tensor(mapping, dtype=torch.float32)[codes.to(torch.int64) + 128]
+        return torch.tensor(mapping, dtype=torch.float32, device=codes.device)[codes.to(torch.int64) + 128]
     signed = mask - 256 if mask > 127 else mask
     return (codes.to(torch.int8) & signed).to(torch.float32)
 
 
 def _ratio(requantization: Requantization) -> torch.Tensor:
     return torch.from_numpy(requantization.multiplier * np.exp2(-requantization.shift.astype(np.float64)))
-
-
-def _requantized(sums: torch.Tensor, requantization: Requantization) -> torch.Tensor:
-    scaled = sums * _ratio(requantization).float().reshape(1, -1, *(1,) * (sums.dim() - 2))
-    # Rounded by the integers themselves, since float32 may round a tie the other way, and averages meet ties often.
-    exact = integer.requantize(sums.detach().to(torch.int32), requantization)
-    return _straight_through(scaled.clamp(requantization.low, requantization.high), exact.to(sums.dtype))
 
 
 def _added(first: torch.Tensor, second: torch.Tensor, layer: Add) -> torch.Tensor:

@@ -7,9 +7,9 @@ import torch
 from epsilon import data, multipliers
 from epsilon.checkpoint import CheckpointError
 from epsilon.data import DataError
-from epsilon.network_io import load, network_digest
+from epsilon.network_io import builtin_names, load, network_digest
 from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
-from epsilon.train import evaluate, names, train
+from epsilon.train import evaluate, train
 from epsilon.validation import macs
 
 GAMMA_KEYS = {key for key in multipliers.catalogue() if key.startswith("v2022/")} | {"v1/mul8s_1L2H"}
@@ -110,7 +110,7 @@ def test_missing_data_is_refused(tmp_path):
         train("mnist", tmp_path, epochs=1)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", builtin_names())
 def test_shipped_network_has_thresholds_for_every_multiplier(name):
     network = load(name)
     assert network.name == name

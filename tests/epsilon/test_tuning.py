@@ -65,12 +65,13 @@ def test_gradient_is_that_of_the_exact_product(network):
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 128, (2, 16, 4, 4), generator=generator).float().requires_grad_()
     weight = torch.from_numpy(layer.weight.astype(np.float32)).requires_grad_()
-    sums = _Product.apply(codes, weight, layer, multipliers.get("L2N"))
+    bias = torch.randn(len(weight), generator=generator).requires_grad_()
+    sums = _Product.apply(codes, weight, bias, layer, multipliers.get("L2N"))
     pull = torch.randn(sums.shape, generator=generator)
-    found = torch.autograd.grad(sums, [codes, weight], pull)
-    exact = torch.nn.functional.conv2d(codes, weight, padding=1)
+    found = torch.autograd.grad(sums, [codes, weight, bias], pull)
+    exact = torch.nn.functional.conv2d(codes, weight, bias, padding=1)
     assert not torch.equal(sums, exact)
-    expected = torch.autograd.grad(exact, [codes, weight], pull)
+    expected = torch.autograd.grad(exact, [codes, weight, bias], pull)
     assert all(torch.allclose(one, other) for one, other in zip(found, expected, strict=True))
 
 
