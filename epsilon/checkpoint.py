@@ -81,8 +81,6 @@ class Checkpoint:
         generator: torch.Generator,
     ) -> None:
         """Write that ``epoch`` epochs of this phase are done; the weights of earlier phases stay in the file."""
-        if self._path is None:
-            return
         found = optimizer.state_dict()
         finished = {name: value for name, value in self._tensors.items() if "/module/" in name and not name.startswith(f"{phase}/")}
         current = {f"{phase}/module/{name}": value for name, value in module.state_dict().items()}
@@ -90,18 +88,31 @@ class Checkpoint:
         tensors = {**finished, **current, **moments, "generator": generator.get_state()}
         self._tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
         self._header = {
-            "key": self._key,
             "phase": phase,
             "epoch": epoch,
             "groups": found["param_groups"],
             "schedule": schedule.state_dict(),
         }
-        write_atomically(self._path, to_safetensors(self._tensors, metadata={FORMAT: json.dumps(self._header)}))
+        self._write()
+
+    def remember(self, name: str, value: dict) -> None:
+        """Write plain JSON beside the state, for what comes after the last phase."""
+        self._header.setdefault("notes", {})[name] = value
+        self._write()
+
+    def recall(self, name: str) -> dict | None:
+        """Return what ``remember`` was last given under that name."""
+        return self._header.get("notes", {}).get(name)
 
     def discard(self) -> None:
         """Delete the file: the training is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        if self._path is not None:
+            header = {"key": self._key, **self._header}
+            write_atomically(self._path, to_safetensors(self._tensors, metadata={FORMAT: json.dumps(header)}))
 
     def _part(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): value for name, value in self._tensors.items() if name.startswith(prefix)}

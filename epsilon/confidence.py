@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["confidences", "require_gamma"]
+__all__ = ["confidences", "energies", "require_gamma"]
 
 
 def confidences(logits: torch.Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,15 +24,36 @@ def confidences(logits: torch.Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarr
     confidences : float64 (batch,)
         The largest softmax probability, in [1 / classes, 1].
     """
+    values = _values(logits)
+    return values.argmax(axis=1), 1.0 / _exponential_sum(values)
+
+
+def energies(logits: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Return the energy of each image, float64 (batch,): ``-log(sum(exp(logits)))``, low where the exit knows the like of it.
+
+    Ref: W. Liu, X. Wang, J. Owens, Y. Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, Eq. 4 at temperature 1.
+
+    Parameters
+    ----------
+    logits : float64 (batch, classes)
+    """
+    values = _values(logits)
+    return -(values.max(axis=1) + np.log(_exponential_sum(values)))
+
+
+def _values(logits: torch.Tensor | np.ndarray) -> np.ndarray:
     values = logits.detach().cpu().numpy() if isinstance(logits, torch.Tensor) else np.asarray(logits)
     if values.dtype != np.float64 or values.ndim != 2:
         raise ValueError(f"The logits of an exit must be float64 (batch, classes), not {values.dtype} {values.shape}")
-    predictions = values.argmax(axis=1)
-    below = values - values.max(axis=1, keepdims=True)
+    return values
+
+
+def _exponential_sum(values: np.ndarray) -> np.ndarray:
+    """Return the sum of ``exp(value - largest value)`` per image, added class after class."""
     total = np.zeros(len(values))
-    for column in np.exp(below).T:
+    for column in np.exp(values - values.max(axis=1, keepdims=True)).T:
         total += column
-    return predictions, 1.0 / total
+    return total
 
 
 def require_gamma(gamma: float) -> float:

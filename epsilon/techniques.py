@@ -14,6 +14,7 @@ import torch
 from epsilon.accelerator import Accelerator
 from epsilon.config import ArrayConfig
 from epsilon.controller import Controller, StreamResult, vanilla
+from epsilon.devices import require_device
 from epsilon.emulator import Emulator
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
@@ -113,7 +114,13 @@ def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
 
 @contextmanager
 def opened(
-    place: str, config: ArrayConfig, *, waves: Path | None = None, lanes: int | None = None, threads: int = 1
+    place: str,
+    config: ArrayConfig,
+    *,
+    device: str = "cpu",
+    waves: Path | None = None,
+    lanes: int | None = None,
+    threads: int = 1,
 ) -> Iterator[Accelerator]:
     """Give an accelerator; ``rtl`` and ``lanes`` are built first where they are not in the cache.
 
@@ -121,6 +128,8 @@ def opened(
     ----------
     place : str
         One of ``PLACES``.
+    device : str
+        Of ``emulator``: where torch computes.
     waves : Path, optional
         Of ``rtl``: where the waveform (VCD) is, once all is done.
     lanes, threads
@@ -133,12 +142,14 @@ def opened(
     """
     if place not in PLACES:
         raise ValueError(f"A network runs on one of {', '.join(PLACES)}, not on {place!r}")
+    if device != "cpu" and place != "emulator":
+        raise ValueError(f"Only the emulator computes on another device, not the {place}: use --on emulator with --device")
     if waves is not None and place != "rtl":
         raise ValueError("Only the simulated hardware has waveforms: use --on rtl with --waves")
     if lanes is not None and place != "lanes":
         raise ValueError(f"Only the bit lanes have a number of lanes, not the {place}: use --on lanes with --lanes")
     if place == "emulator":
-        yield Emulator(config)
+        yield Emulator(config, require_device(device))
         return
     if place == "lanes":
         from sim.lanes.accelerator import LanesAccelerator

@@ -2,7 +2,7 @@
 
 The floating-point network is trained with the exits' joint loss, quantised, and fine-tuned as integers under several multipliers in
 turn. Thresholds are fitted on the validation split; the test split is read once, for the accuracies that the file states. One seed
-decides everything; one thread computes, so that equal seeds give equal bytes on the same machine.
+decides everything, and on the CPU equal seeds and numbers of threads give equal bytes on the same machine.
 """
 
 from __future__ import annotations
@@ -10,42 +10,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
-import numpy as np
 import torch
 
 from epsilon import data as datasets
 from epsilon import models, multipliers
 from epsilon.augmentation import augmented
 from epsilon.checkpoint import Checkpoint
-from epsilon.config import ArrayConfig
 from epsilon.data import Dataset
-from epsilon.emulator import Emulator
-from epsilon.executor import Execution, encode
+from epsilon.devices import require_device
+from epsilon.measurement import Progress, measure
 from epsilon.multipliers import Multiplier
 from epsilon.network import QuantizedNetwork
 from epsilon.network_io import save
 from epsilon.quantize import TOP, quantize
 from epsilon.recipes import TUNED_FOR, Recipe, recipe_of
-from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
 from epsilon.tuning import TrainableNetwork
-from epsilon.validation import macs
 
-__all__ = ["Progress", "evaluate", "train"]
+__all__ = ["train"]
 
-#: Called with what is being done (``train``, ``tune`` or ``measure``), steps done, all steps, and figures in words.
-Progress = Callable[[str, int, int, str], None]
-
-#: Multipliers whose thresholds a network file holds: the newer release, and the one whose name repeats with another meaning.
-RELEASE = "v2022"
-EXTRA_MULTIPLIERS = ("v1/mul8s_1L2H",)
-#: Multipliers whose accuracies on the test split it states, with those that it is tuned for on request.
-REPORTED = ("KV6", "KVP")
 EVALUATION_BATCH = 1000
 ADAM_EPSILON = 1e-12
 MOMENTUM = 0.9
+#: Steps between two reports of the loss.
+REPORT_STEPS = 50
+MEASURED = "measured"
 
 
 def train(
@@ -56,6 +47,8 @@ def train(
     tuning_epochs: int | None = None,
     tuned_for: Sequence[str] | None = None,
     seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
     out: str | os.PathLike | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: Progress | None = None,
@@ -73,6 +66,10 @@ def train(
     tuned_for : sequence of str, optional
         Multipliers to fine-tune for, instead of the recipe's.
     seed : int
+    threads : int
+        Cores that compute; another number rounds sums in another order, and so gives another network.
+    device : str
+        Where training computes, for example ``cuda``; repeatable to the byte on ``cpu`` only.
     out : path, optional
     checkpoint : path, optional
         Written after every epoch and deleted at the end; a training that was killed goes on from it, to the same bytes.
@@ -81,173 +78,175 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown network or multiplier, a number of epochs below 1 (0 for tuning), a checkpoint of another training, and
-        where the data cannot be read.
+        For an unknown network or multiplier, a number of epochs or threads below 1 (0 for tuning), a device that is not there, a
+        checkpoint of another training, and where the data cannot be read.
     """
     recipe = recipe_of(name)
-    for field, value, low in (("epochs", epochs, 1), ("tuning_epochs", tuning_epochs, 0)):
+    for field, value, low in (("epochs", epochs, 1), ("tuning_epochs", tuning_epochs, 0), ("threads", threads, 1)):
         if value is not None:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"The number of {field.replace('_', ' ')} must be an integer of at least {low}, not {value!r}")
-            recipe = replace(recipe, **{field: value})
+            recipe = recipe if field == "threads" else replace(recipe, **{field: value})
     if tuned_for is not None:
         recipe = replace(recipe, tuned_for=tuple(multipliers.get(wanted).key for wanted in tuned_for))
         if not recipe.tuned_for:
             raise ValueError("The network must be fine-tuned for at least one multiplier")
-    splits = {split: datasets.load(models.parse(name).dataset, split, data) for split in datasets.SPLITS}
-    report = progress or (lambda *_: None)
-    state = Checkpoint(checkpoint, json.dumps({"name": name, "seed": seed, **asdict(recipe)}, sort_keys=True))
-    with _one_thread():
-        generator = torch.Generator().manual_seed(seed)
-        model = _train_float(models.build(name, seed), splits, recipe, generator, state, report)
-        network = quantize(model, splits["train"].images[: recipe.calibration], name=name)
-        network = _tune(network, model, splits["train"], recipe, generator, state, report)
-        network = replace(network, metadata=_measured(network, splits, recipe, seed, report))
+    dataset = models.parse(name).dataset
+    splits = {split: datasets.load(dataset, split, data) for split in datasets.SPLITS}
+    key = json.dumps({"name": name, "seed": seed, "threads": threads, **asdict(recipe)}, sort_keys=True)
+    state = Checkpoint(checkpoint, key)
+    with _threads(threads):
+        run = _Training(
+            recipe=recipe,
+            splits=splits,
+            generator=torch.Generator().manual_seed(seed),
+            state=state,
+            device=require_device(device),
+            report=progress or (lambda *_: None),
+        )
+        model = run.train_float(models.build(name, seed))
+        network = quantize(model.cpu(), splits["train"].images[: recipe.calibration], name=name)
+        network = run.tune(network, model)
+        named = recipe.tuned_for if recipe.tuned_for != TUNED_FOR else ()
+        measured = measure(
+            network,
+            splits,
+            named=named,
+            device=device,
+            known=state.recall(MEASURED),
+            remember=lambda found: state.remember(MEASURED, found),
+            progress=progress,
+        )
+    made = {
+        "by": "epsilon train",
+        "data": {split: len(found) for split, found in splits.items()},
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "threads": threads,
+        "device": run.device.type,
+        "torch": torch.__version__,
+    }
+    network = replace(network, metadata={"dataset": dataset, **measured, "made": made})
     if out is not None:
         save(network, out)
     state.discard()
     return network
 
 
-def evaluate(network: QuantizedNetwork, images: np.ndarray, multiplier: Multiplier | str) -> list[np.ndarray]:
-    """Return the logits of every exit under a multiplier, fault-free, float64 (count, classes) each."""
-    accelerator = Emulator(ArrayConfig(multiplier=multiplier))
-    accelerator.load(network)
-    collected: list[list[np.ndarray]] = [[] for _ in network.exits]
-    for start in range(0, len(images), EVALUATION_BATCH):
-        execution = Execution(accelerator, encode(network, images[start : start + EVALUATION_BATCH]))
-        for index, parts in enumerate(collected):
-            parts.append(execution.exit(index).numpy())
-    return [np.concatenate(parts) for parts in collected]
+@dataclass(kw_only=True)
+class _Training:
+    """What the phases of one training share."""
 
+    recipe: Recipe
+    splits: Mapping[str, Dataset]
+    generator: torch.Generator
+    state: Checkpoint
+    device: torch.device
+    report: Progress
 
-def _train_float(
-    model: models.MultiExit,
-    splits: dict[str, Dataset],
-    recipe: Recipe,
-    generator: torch.Generator,
-    state: Checkpoint,
-    report: Progress,
-) -> models.MultiExit:
-    dataset = splits["train"]
-    optimizer = _optimizer(model, recipe)
-    schedule = _schedule(optimizer, recipe.learning_rate, recipe.epochs, dataset, recipe, warm_up=recipe.warm_up)
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model.to(memory_format=memory_format)
-    model.train()
-    done = state.restore("train", recipe.epochs, model, optimizer, schedule, generator)
-    for epoch in range(done, recipe.epochs):
-        losses = []
-        for pixels, labels in _batches(dataset, recipe, generator):
-            logits = model(model.real(pixels).contiguous(memory_format=memory_format))
-            losses.append(_step(_loss(logits, labels, recipe), optimizer, schedule))
-        state.save("train", epoch + 1, model, optimizer, schedule, generator)
-        right = _float_accuracy(model, splits["validation"], memory_format)
-        report("train", epoch + 1, recipe.epochs, f"loss {np.mean(losses):.3f}, validation {right:.2%}")
-    return model.eval()
+    def train_float(self, model: models.MultiExit) -> models.MultiExit:
+        """Return the model, trained in floating point."""
+        recipe = self.recipe
+        model.to(self.device, memory_format=self._memory_format)
+        optimizer = _optimizer(model, recipe)
+        schedule = self._schedule(optimizer, recipe.learning_rate, recipe.epochs, warm_up=recipe.warm_up)
+        model.train()
+        for epoch in self._epochs("train", recipe.epochs, model, optimizer, schedule):
+            for step, (brightness, labels) in enumerate(self._batches(), start=1):
+                loss = self._step(model(self._laid_out(model.real(brightness))), labels, optimizer, schedule)
+                self._report_step("train", recipe.epochs, epoch, step, loss)
+            self.state.save("train", epoch + 1, model, optimizer, schedule, self.generator)
+            right = self._float_accuracy(model)
+            self.report("train", *self._reached(recipe.epochs, epoch + 1), f"epoch {epoch + 1}, validation {right:.2%}")
+        return model.eval()
 
+    def tune(self, network: QuantizedNetwork, model: models.MultiExit) -> QuantizedNetwork:
+        """Return the network, its integers fine-tuned under the recipe's multipliers in turn."""
+        recipe = self.recipe
+        if not recipe.tuning_epochs:
+            return network
+        trainable = TrainableNetwork(network).to(self.device)
+        optimizer = torch.optim.Adam(trainable.parameters(), lr=recipe.tuning_rate, eps=ADAM_EPSILON)
+        schedule = self._schedule(optimizer, recipe.tuning_rate, recipe.tuning_epochs, warm_up=0.1)
+        chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]
+        for epoch in self._epochs("tune", recipe.tuning_epochs, trainable, optimizer, schedule):
+            turns = _turns(chosen, self.generator)
+            for step, (brightness, labels) in enumerate(self._batches(), start=1):
+                codes = self._laid_out((model.real(brightness) * TOP).round())
+                loss = self._step(trainable(codes, next(turns)), labels, optimizer, schedule)
+                self._report_step("tune", recipe.tuning_epochs, epoch, step, loss)
+            self.state.save("tune", epoch + 1, trainable, optimizer, schedule, self.generator)
+        return trainable.freeze()
 
-@torch.no_grad()
-def _float_accuracy(model: models.MultiExit, dataset: Dataset, memory_format: torch.memory_format) -> float:
-    """Return the fraction of images that the last exit gets right."""
-    model.eval()
-    right = 0
-    for start in range(0, len(dataset), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
-        pixels = torch.from_numpy(dataset.images[part]).to(torch.float32) / 255
-        logits = model(model.real(pixels).contiguous(memory_format=memory_format))[-1]
-        right += int((logits.argmax(dim=1) == torch.from_numpy(dataset.labels[part])).sum())
-    model.train()
-    return right / len(dataset)
+    def _epochs(self, phase: str, epochs: int, module, optimizer, schedule) -> range:
+        """Bring everything to where the checkpoint stands, and return the epochs that are left."""
+        return range(self.state.restore(phase, epochs, module, optimizer, schedule, self.generator), epochs)
 
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.recipe.channels_last else torch.contiguous_format
 
-def _tune(
-    network: QuantizedNetwork,
-    model: models.MultiExit,
-    dataset: Dataset,
-    recipe: Recipe,
-    generator: torch.Generator,
-    state: Checkpoint,
-    report: Progress,
-) -> QuantizedNetwork:
-    if not recipe.tuning_epochs:
-        return network
-    trainable = TrainableNetwork(network)
-    optimizer = torch.optim.Adam(trainable.parameters(), lr=recipe.tuning_rate, eps=ADAM_EPSILON)
-    schedule = _schedule(optimizer, recipe.tuning_rate, recipe.tuning_epochs, dataset, recipe, warm_up=0.1)
-    chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]
-    done = state.restore("tune", recipe.tuning_epochs, trainable, optimizer, schedule, generator)
-    for epoch in range(done, recipe.tuning_epochs):
-        losses = []
-        turns = _turns(chosen, generator)
-        for pixels, labels in _batches(dataset, recipe, generator):
-            logits = trainable((model.real(pixels) * TOP).round(), next(turns))
-            losses.append(_step(_loss(logits, labels, recipe), optimizer, schedule))
-        state.save("tune", epoch + 1, trainable, optimizer, schedule, generator)
-        report("tune", epoch + 1, recipe.tuning_epochs, f"loss {np.mean(losses):.3f}")
-    return trainable.freeze()
+    @property
+    def _steps(self) -> int:
+        """Batches of an epoch; the incomplete last one is left out."""
+        return len(self.splits["train"]) // self.recipe.batch
 
+    def _laid_out(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to(self.device).contiguous(memory_format=self._memory_format)
 
-def _measured(network: QuantizedNetwork, splits: dict[str, Dataset], recipe: Recipe, seed: int, report: Progress) -> dict:
-    """Return the metadata: thresholds from the validation split, accuracies on the test split, and how the network was made."""
-    named = recipe.tuned_for if recipe.tuned_for != TUNED_FOR else ()
-    released = [m for m in multipliers.catalogue().values() if m.release == RELEASE]
-    chosen = list(dict.fromkeys([*released, *map(multipliers.get, (*EXTRA_MULTIPLIERS, *named))]))
-    reported = list(dict.fromkeys(map(multipliers.get, (*REPORTED, *named))))
-    steps = len(chosen) + len(reported)
-    validation, test = splits["validation"], splits["test"]
-    gamma, validated = {}, {}
-    for step, multiplier in enumerate(chosen, start=1):
-        logits = evaluate(network, validation.images, multiplier)
-        gamma[multiplier.key] = fit_gamma(logits, validation.labels)
-        validated[multiplier.key] = _accuracies(logits, validation.labels, gamma[multiplier.key])
-        report("measure", step, steps, f"gamma {gamma[multiplier.key]:.2f} with {multiplier.short_name}")
-    tested = {}
-    for step, multiplier in enumerate(reported, start=len(chosen) + 1):
-        logits = evaluate(network, test.images, multiplier)
-        tested[multiplier.key] = _accuracies(logits, test.labels, gamma[multiplier.key])
-        report("measure", step, steps, f"{tested[multiplier.key]['multi_exit']:.2%} with {multiplier.short_name}")
-    return {
-        "gamma": gamma,
-        "accuracy": {
-            "test": {"images": len(test), "by_multiplier": tested},
-            "validation": {"images": len(validation), "by_multiplier": validated},
-        },
-        "made": {
-            "by": "epsilon train",
-            "data": {split: len(dataset) for split, dataset in splits.items()},
-            "recipe": asdict(recipe),
-            "seed": seed,
-            "torch": torch.__version__,
-        },
-        "macs_per_image": macs(network),
-        "weights": sum(layer.weight.size for layer in network.weighted),
-    }
+    def _reached(self, epochs: int, done: int, step: int = 0) -> tuple[int, int]:
+        return done * self._steps + step, epochs * self._steps
 
+    def _report_step(self, phase: str, epochs: int, epoch: int, step: int, loss: torch.Tensor) -> None:
+        if step % REPORT_STEPS == 0:
+            self.report(phase, *self._reached(epochs, epoch, step), f"epoch {epoch + 1}, loss {float(loss):.3f}")
 
-def _accuracies(logits: list[np.ndarray], labels: np.ndarray, gamma: float) -> dict:
-    _, exits, sure = exits_taken(logits, gamma)
-    return {
-        "exits": [float((exit_logits.argmax(axis=1) == labels).mean()) for exit_logits in logits],
-        "multi_exit": multi_exit_accuracy(logits, labels, gamma),
-        "taken": np.bincount(exits, minlength=len(logits)).tolist(),
-        "unsure": int((~sure).sum()),
-    }
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield one epoch of changed images, float32 in [0, 1], and their labels."""
+        dataset, batch = self.splits["train"], self.recipe.batch
+        order = torch.randperm(len(dataset), generator=self.generator)
+        for step in range(self._steps):
+            chosen = order[step * batch : (step + 1) * batch].numpy()
+            images = augmented(torch.from_numpy(dataset.images[chosen]), self.recipe, self.generator)
+            yield images, torch.from_numpy(dataset.labels[chosen]).to(self.device)
 
+    def _schedule(
+        self, optimizer: torch.optim.Optimizer, rate: float, epochs: int, *, warm_up: float
+    ) -> torch.optim.lr_scheduler.OneCycleLR:
+        # Adam's momentum is cycled with the rate, that of SGD is not.
+        cycled = not isinstance(optimizer, torch.optim.SGD)
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=rate, total_steps=epochs * self._steps, pct_start=warm_up, cycle_momentum=cycled
+        )
 
-def _batches(dataset: Dataset, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield one epoch of changed images, float32 in [0, 1], and their labels; the incomplete last batch is left out."""
-    order = torch.randperm(len(dataset), generator=generator)
-    for step in range(len(dataset) // recipe.batch):
-        chosen = order[step * recipe.batch : (step + 1) * recipe.batch].numpy()
-        yield augmented(torch.from_numpy(dataset.images[chosen]), recipe, generator), torch.from_numpy(dataset.labels[chosen])
+    def _step(
+        self,
+        logits: list[torch.Tensor],
+        labels: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> torch.Tensor:
+        recipe = self.recipe
+        loss = models.joint_loss(logits, labels, label_smoothing=recipe.label_smoothing, first_weight=recipe.first_exit_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        return loss.detach()
 
-
-def _turns(chosen: list[Multiplier], generator: torch.Generator) -> Iterator[Multiplier]:
-    """Yield the multipliers without end, each once per round, the rounds in random order."""
-    while True:
-        for index in torch.randperm(len(chosen), generator=generator).tolist():
-            yield chosen[index]
+    @torch.no_grad()
+    def _float_accuracy(self, model: models.MultiExit) -> float:
+        """Return the fraction of validation images that the last exit gets right."""
+        dataset = self.splits["validation"]
+        model.eval()
+        right = 0
+        for start in range(0, len(dataset), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            brightness = torch.from_numpy(dataset.images[part]).to(torch.float32) / 255
+            logits = model(self._laid_out(model.real(brightness)))[-1].cpu()
+            right += int((logits.argmax(dim=1) == torch.from_numpy(dataset.labels[part])).sum())
+        model.train()
+        return right / len(dataset)
 
 
 def _optimizer(model: models.MultiExit, recipe: Recipe) -> torch.optim.Optimizer:
@@ -261,32 +260,18 @@ def _optimizer(model: models.MultiExit, recipe: Recipe) -> torch.optim.Optimizer
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
 
 
-def _schedule(
-    optimizer: torch.optim.Optimizer, rate: float, epochs: int, dataset: Dataset, recipe: Recipe, *, warm_up: float
-) -> torch.optim.lr_scheduler.OneCycleLR:
-    steps = epochs * (len(dataset) // recipe.batch)
-    # Adam's momentum is cycled with the rate, that of SGD is not.
-    cycled = not isinstance(optimizer, torch.optim.SGD)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=warm_up, cycle_momentum=cycled)
-
-
-def _loss(logits: list[torch.Tensor], labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    return models.joint_loss(logits, labels, label_smoothing=recipe.label_smoothing, first_weight=recipe.first_exit_weight)
-
-
-def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> float:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    schedule.step()
-    return float(loss.detach())
+def _turns(chosen: list[Multiplier], generator: torch.Generator) -> Iterator[Multiplier]:
+    """Yield the multipliers without end, each once per round, the rounds in random order."""
+    while True:
+        for index in torch.randperm(len(chosen), generator=generator).tolist():
+            yield chosen[index]
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: with several, sums would depend on how many there are."""
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads: sums depend on how many there are."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ __all__ = [
     "Bits",
     "Cols",
     "Data",
+    "Device",
     "Faults",
     "Images",
     "Json",
@@ -46,7 +47,8 @@ Network = Annotated[str, typer.Option("--network", metavar="NAME|FILE", help="A 
 Data = Annotated[
     Path | None, typer.Option("--data", metavar="FOLDER", help="Where MNIST is; else EPSILON_DATA, else it is downloaded.")
 ]
-Images = Annotated[int, typer.Option("--images", min=1, help="How many images of the test split, from its start.")]
+Device = Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, ...")]
+Images = Annotated[int, typer.Option("--images", min=0, help="How many images of the test split, from its start; 0 for all.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")]
 
 Rows = Annotated[int, typer.Option("--rows", help="Rows of the array (reduction), 1..64.", rich_help_panel=ARRAY)]
@@ -79,7 +81,9 @@ Bits = Annotated[str, typer.Option("--bits", help="Bit positions: uniform or lsb
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the fault map.", rich_help_panel=FAULTS)]
 Layers = Annotated[
     str | None,
-    typer.Option("--layers", metavar="A,B", help="Faulty layers, separated by commas (site storage).", rich_help_panel=FAULTS),
+    typer.Option(
+        "--layers", metavar="A,B", help="Faulty layers (or FP1..FP4), separated by commas (site storage).", rich_help_panel=FAULTS
+    ),
 ]
 
 
@@ -99,8 +103,10 @@ def fault_map(
     network: QuantizedNetwork, config: ArrayConfig, rate: float, site: str, polarity: str, bits: str, seed: int, layers: str | None
 ) -> FaultMap:
     """Return the fault map that the options describe."""
+    from epsilon.fault_points import resolve_layers
     from epsilon.faults import FaultMap
 
+    named = None if layers is None else resolve_layers(network, [name.strip() for name in layers.split(",") if name.strip()])
     return FaultMap.sample(
         network,
         config,
@@ -109,7 +115,7 @@ def fault_map(
         polarity=int(polarity) if polarity in ("0", "1") else polarity,
         bits=bits,
         seed=seed,
-        layers=None if layers is None else [name.strip() for name in layers.split(",") if name.strip()],
+        layers=named,
     )
 
 

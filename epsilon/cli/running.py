@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,6 +70,7 @@ def run(
     lanes: options.Lanes = None,
     threads: options.Threads = None,
     waves: Annotated[Path | None, typer.Option("--waves", metavar="FILE", help="Write the waveform (VCD); with --on rtl.")] = None,
+    device: options.Device = "cpu",
     data: options.Data = None,
     json_file: options.Json = None,
 ) -> None:
@@ -88,8 +90,9 @@ def run(
         drawn = options.fault_map(loaded, config, faults, site, polarity, bits, seed, layers)
     gamma = gamma_of(loaded, config) if gamma is None else gamma
     codes, labels = _images(loaded, image, images, data)
-    place = opened(on, config, waves=waves, lanes=lanes, threads=threads or options.cores())
+    place = opened(on, config, device=device, waves=waves, lanes=lanes, threads=threads or options.cores())
     with progress_bar(f"preparing the {on}", None) as update, place as accelerator:
+        start = time.perf_counter()
         outcome = run_technique(
             repair,
             accelerator,
@@ -102,13 +105,17 @@ def run(
             detector=detector,
             progress=lambda done, total: update(done, f"images on the {on}", total),
         )
+        seconds = time.perf_counter() - start
     if save_fault_map is not None:
         drawn.save(save_fault_map)
     if json_file is not None:
         settings = {"network": network, "on": on, "gamma": gamma, "array": config.describe()}
-        write_json(json_file, {**settings, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe()})
+        write_json(
+            json_file,
+            {**settings, "seconds": seconds, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe()},
+        )
     out = console()
-    out.print(_summary(outcome, f"{network} on the {on}, {rows}x{cols} {config.multiplier.key}, {len(drawn)} stuck bits"))
+    out.print(_summary(outcome, seconds, f"{network} on the {on}, {rows}x{cols} {config.multiplier.key}, {len(drawn)} stuck bits"))
     if image:
         out.print(_predictions(outcome, image))
 
@@ -128,7 +135,7 @@ def _images(network, files: list[Path] | None, count: int, data: Path | None):
     return np.concatenate(pictures), None
 
 
-def _summary(outcome: Outcome, title: str):
+def _summary(outcome: Outcome, seconds: float, title: str):
     from epsilon.cli.output import new_table
 
     stream = outcome.stream
@@ -142,6 +149,7 @@ def _summary(outcome: Outcome, title: str):
         "repairs",
         "weights\nrewritten",
         "cycles\nper image",
+        "images/s\nof wall clock",
     )
     table.add_row(
         outcome.technique,
@@ -152,6 +160,7 @@ def _summary(outcome: Outcome, title: str):
         str(len(stream.repairs)),
         str(stream.rewritten),
         f"{outcome.cycles_per_image:,.1f}",
+        f"{len(stream.predictions) / seconds:,.0f}",
     )
     return table
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epsilon import models
+from epsilon.measurement import evaluate
 from epsilon.models import MultiExit
 from epsilon.network import AvgPool2d, Convolution, Exit, Flatten, Linear, MaxPool2d, Relu
 from epsilon.quantize import QuantizationError, quantize, requantization_of
-from epsilon.train import evaluate
 
 CLASSES = 5
 SHAPE = (3, 9, 10)

@@ -7,9 +7,10 @@ import torch
 from epsilon import data, multipliers
 from epsilon.checkpoint import CheckpointError
 from epsilon.data import DataError
+from epsilon.measurement import evaluate
 from epsilon.network_io import builtin_names, load, network_digest
 from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
-from epsilon.train import evaluate, train
+from epsilon.train import train
 from epsilon.validation import macs
 
 GAMMA_KEYS = {key for key in multipliers.catalogue() if key.startswith("v2022/")} | {"v1/mul8s_1L2H"}

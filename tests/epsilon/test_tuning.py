@@ -8,9 +8,9 @@ import torch
 
 from epsilon import data, models, multipliers
 from epsilon.executor import encode
+from epsilon.measurement import evaluate
 from epsilon.network_io import load, to_bytes
 from epsilon.quantize import quantize
-from epsilon.train import evaluate
 from epsilon.tuning import TrainableNetwork, _added, _Product
 
 

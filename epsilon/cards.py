@@ -1,0 +1,58 @@
+"""A network's card: in one page what it is, how it was made, and what it does without faults."""
+
+from __future__ import annotations
+
+from epsilon import multipliers
+from epsilon.fault_points import fault_points
+from epsilon.network import QuantizedNetwork
+
+__all__ = ["accuracy_rows", "card"]
+
+COLUMNS = ("multiplier", "accuracy, exits taken at gamma", "each exit", "gamma")
+
+
+def accuracy_rows(network: QuantizedNetwork, split: str = "test") -> list[tuple[str, str, str, str]]:
+    """Return a row per multiplier that was measured: name, multi-exit accuracy, accuracy of each exit (percent), gamma."""
+    rows = []
+    for key, found in network.metadata.get("accuracy", {}).get(split, {}).get("by_multiplier", {}).items():
+        each = " ".join(f"{100 * accuracy:.1f}" for accuracy in found["exits"])
+        rows.append((key, f"{100 * found['multi_exit']:.2f} %", each, f"{network.metadata['gamma'][key]:.2f}"))
+    return rows
+
+
+def card(network: QuantizedNetwork) -> str:
+    """Return the card as Markdown; everything in it is from the network file."""
+    metadata = network.metadata
+    made = metadata.get("made", {})
+    recipe = made.get("recipe", {})
+    test = metadata.get("accuracy", {}).get("test", {})
+    lines = [f"# {network.name}", ""]
+    facts = {
+        "data set": metadata.get("dataset", "not stated"),
+        "input": "x".join(map(str, network.input_shape)),
+        "classes": network.classes,
+        "exits": len(network.exits),
+        "layers on the array": len(network.weighted),
+        "weights": f"{sum(layer.weight.size for layer in network.weighted):,}",
+        "multiplications per image": f"{metadata['macs_per_image']:,}" if "macs_per_image" in metadata else "not measured",
+        "fault points": ", ".join(f"{point} = {layer}" for point, layer in sorted(fault_points(network).items())),
+    }
+    if made:
+        facts["made by"] = _made(made, recipe)
+    lines += [f"- {what}: {value}" for what, value in facts.items()]
+    rows = accuracy_rows(network)
+    if rows:
+        lines += ["", f"Without faults, {test['images']} test images:", "", f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|"]
+        lines += [f"| {multipliers.get(key).short_name} ({key}) | {' | '.join(rest)} |" for key, *rest in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _made(made: dict, recipe: dict) -> str:
+    """Return in a phrase how the network was made."""
+    parts = [made.get("by", "not stated")]
+    if recipe:
+        parts.append(f"{recipe['epochs']} epochs in floating point, {recipe['tuning_epochs']} as integers")
+        tuned = ", ".join(multipliers.get(name).short_name for name in recipe["tuned_for"])
+        parts.append(f"fine-tuned for {tuned}")
+    parts += [f"{what} {made[what]}" for what in ("seed", "threads", "device", "torch") if what in made]
+    return "; ".join(parts)
