@@ -51,7 +51,7 @@ def get(name: Annotated[str, typer.Argument(metavar="mnist|cifar10|cifar100", he
     from epsilon.cli.output import console, progress_bar
     from epsilon.data.check import get as download
 
-    with progress_bar(f"downloading {name}", None):
+    with progress_bar(f"{name}: downloading what is not there yet", None):
         finding = download(name)
     console().print(_table([finding]))
 

@@ -1,7 +1,6 @@
 """Data sets: fixed splits, and every way in which a file can be wrong."""
 
 import gzip
-import os
 import struct
 
 import numpy as np
@@ -65,10 +64,22 @@ def test_mnist_subfolder_environment_and_plain_files(folder, tmp_path_factory, m
     assert (data.load("mnist", "test", verify=False).labels == expected.labels).all()
 
 
-def test_mnist_real_files():
-    if not os.environ.get("EPSILON_DATA"):
-        pytest.skip("EPSILON_DATA is not set")
-    parts = [data.load("mnist", split) for split in data.SPLITS]
+def test_mnist_where_torchvision_leaves_it(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    (root / "MNIST").mkdir()
+    (root / "MNIST" / "raw").symlink_to(folder)
+    expected = data.load("mnist", "test", folder, verify=False)
+    assert (data.load("mnist", "test", root, verify=False).images == expected.images).all()
+
+
+def test_other_pictures_in_files_of_mnist_are_refused(folder):
+    for split in data.SPLITS:
+        with pytest.raises(DataError, match=f"The {split} split of MNIST in .* is not the published one: the MD5 of its images is"):
+            data.load("mnist", split, folder)
+
+
+def test_mnist_real_files(data_folder):
+    parts = [data.load("mnist", split, data_folder) for split in data.SPLITS]
     assert [len(part) for part in parts] == [55000, 5000, 10000]
     assert parts[2].labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 
