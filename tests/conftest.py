@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_report_header() -> str:
     data = os.environ.get("EPSILON_DATA")
-    return f"EPSILON_DATA: {data}" if data else "EPSILON_DATA is not set: tests that need MNIST are skipped"
+    return f"EPSILON_DATA: {data}" if data else "EPSILON_DATA is not set: tests that need MNIST or another set are skipped"
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +23,5 @@ def data_folder() -> Path:
     """Return the folder of ``EPSILON_DATA``; without it the test is skipped."""
     data = os.environ.get("EPSILON_DATA")
     if not data:
-        pytest.skip("needs MNIST: set EPSILON_DATA to the folder that holds it")
+        pytest.skip("needs a data set: set EPSILON_DATA to the folder that holds the sets")
     return Path(data)

@@ -45,7 +45,12 @@ ARRAY, FAULTS = "Array", "Faults"
 
 Network = Annotated[str, typer.Option("--network", metavar="NAME|FILE", help="A built-in network (digits, mnist) or a file.")]
 Data = Annotated[
-    Path | None, typer.Option("--data", metavar="FOLDER", help="Where MNIST is; else EPSILON_DATA, else it is downloaded.")
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Where the data sets are, see `data check`; else EPSILON_DATA, else MNIST or CIFAR is downloaded.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, ...")]
 Images = Annotated[int, typer.Option("--images", min=0, help="How many images of the test split, from its start; 0 for all.")]
@@ -119,16 +124,12 @@ def fault_map(
     )
 
 
-def test_images(network: QuantizedNetwork, images: int, data: Path | None) -> Dataset:
-    """Return the first images of the test split that the network was trained for."""
-    from dataclasses import replace
-
+def test_images(network: QuantizedNetwork, images: int | None, data: Path | None) -> Dataset:
+    """Return the first images, or all, of the test split that the network was trained for."""
     from epsilon.data import load
 
     found = load(network.metadata.get("dataset", network.name), "test", data)
-    if images > len(found.labels):
-        raise ValueError(f"The test split has {len(found.labels)} images, not {images}")
-    return replace(found, images=found.images[:images], labels=found.labels[:images])
+    return found.first(len(found) if images is None else images)
 
 
 def read_image(path: Path) -> np.ndarray:

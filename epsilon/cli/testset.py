@@ -44,7 +44,6 @@ def whole_set(
     from dataclasses import asdict
 
     from epsilon.cli.output import console, new_table, progress_bar, write_json
-    from epsilon.data import load as load_data
     from epsilon.executor import encode
     from epsilon.network_io import load
     from epsilon.validation import macs
@@ -52,8 +51,7 @@ def whole_set(
 
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
-    available = len(load_data(loaded.metadata.get("dataset", loaded.name), "test", data).labels)
-    chosen = options.test_images(loaded, images or available, data)
+    chosen = options.test_images(loaded, images or None, data)
     codes = encode(loaded, chosen.images)
 
     def drawn(number: int):

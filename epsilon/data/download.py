@@ -11,8 +11,8 @@ from epsilon.data.source import ENVIRONMENT
 __all__ = ["cache", "retrieve"]
 
 
-def cache(name: str) -> Path:
-    """Return the folder of a data set in the user's cache, whether or not it exists."""
+def cache(name: str = "") -> Path:
+    """Return the folder of a data set in the user's cache, or the folder of all, whether or not it exists."""
     import pooch  # needed only where no folder is given
 
     return Path(pooch.os_cache("epsilon")) / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from epsilon.data.dataset import DataError
+from epsilon.data.dataset import DataError, Pictures
 
-__all__ = ["ENVIRONMENT", "MissingData", "Source", "content_of", "given_folder"]
+__all__ = ["ENVIRONMENT", "MissingData", "Source", "array_checksums", "content_of", "given_folder"]
 
 ENVIRONMENT = "EPSILON_DATA"
 
 
 class MissingData(DataError):
     """No file of a data set is where it was looked for."""
+
+
+def array_checksums(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
+    """Return the MD5 of the bytes of the images, uint8 (count, C, H, W), and of the labels as one byte each."""
+    return {
+        "images": hashlib.md5(np.ascontiguousarray(images)).hexdigest(),
+        "labels": hashlib.md5(labels.astype(np.uint8)).hexdigest(),
+    }
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,19 @@ class Source:
     ----------
     format : str
         What the files are, for people.
-    place : Path
+    place : Path or str
         The folder or archive that holds them.
     read : callable
         From the name of a split to its images, uint8 (count, C, H, W), and labels, int64 (count,); raises ``DataError`` for files
         that are damaged or missing.
+    checksums : callable
+        From the images and labels of a split to the MD5 of each thing whose MD5 is known; see ``epsilon.data.catalogue``.
     """
 
     format: str
-    place: Path
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    place: Path | str
+    read: Callable[[str], tuple[np.ndarray | Pictures, np.ndarray]]
+    checksums: Callable[[np.ndarray | Pictures, np.ndarray], dict[str, str]] = array_checksums
 
 
 def given_folder(data: str | os.PathLike | None) -> Path | None:

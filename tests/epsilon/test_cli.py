@@ -51,7 +51,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "print(sorted({'torch', 'amaranth', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for command in ("demo", "run", "crosscheck", "multipliers", "verilog", "train", "bench"):
+    for command in ("demo", "run", "crosscheck", "multipliers", "verilog", "train", "data", "bench"):
         assert f" {command} " in done.stdout
     assert done.stderr.strip() == "[]"
 
@@ -127,7 +127,8 @@ def test_unknown_words_are_refused():
 
 
 def test_more_images_than_there_are():
-    assert refused("run", "--images", 100_000) == "The test split has 597 images, not 100000"
+    sentence = refused("run", "--images", 100_000)
+    assert sentence == "The test split of digits has 597 images: the number must lie in 1..597, not 100000"
 
 
 def test_waves_need_the_simulated_hardware(tmp_path):

@@ -1,7 +1,6 @@
 """Data sets: fixed splits, and every way in which a file can be wrong."""
 
 import gzip
-import os
 import struct
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from epsilon import data
 from epsilon.data import DataError
+from epsilon.data.mnist import MIRRORS
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -44,7 +44,7 @@ def test_digits_splits_are_fixed_and_disjoint():
 
 
 def test_mnist_splits(folder):
-    train, validation, test = (data.load("mnist", split, folder) for split in data.SPLITS)
+    train, validation, test = (data.load("mnist", split, folder, verify=False) for split in data.SPLITS)
     assert (len(train), len(validation), len(test)) == (10, 5000, 7)
     assert train.images.shape == (10, 1, 28, 28)
     whole = data.read_idx(folder / "train-images-idx3-ubyte.gz")
@@ -58,16 +58,28 @@ def test_mnist_subfolder_environment_and_plain_files(folder, tmp_path_factory, m
     (outer / "mnist").mkdir()
     for file in folder.iterdir():
         (outer / "mnist" / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
-    expected = data.load("mnist", "test", folder)
-    assert (data.load("mnist", "test", outer).images == expected.images).all()
+    expected = data.load("mnist", "test", folder, verify=False)
+    assert (data.load("mnist", "test", outer, verify=False).images == expected.images).all()
     monkeypatch.setenv("EPSILON_DATA", str(outer))
-    assert (data.load("mnist", "test").labels == expected.labels).all()
+    assert (data.load("mnist", "test", verify=False).labels == expected.labels).all()
 
 
-def test_mnist_real_files():
-    if not os.environ.get("EPSILON_DATA"):
-        pytest.skip("EPSILON_DATA is not set")
-    parts = [data.load("mnist", split) for split in data.SPLITS]
+def test_mnist_where_torchvision_leaves_it(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    (root / "MNIST").mkdir()
+    (root / "MNIST" / "raw").symlink_to(folder)
+    expected = data.load("mnist", "test", folder, verify=False)
+    assert (data.load("mnist", "test", root, verify=False).images == expected.images).all()
+
+
+def test_other_pictures_in_files_of_mnist_are_refused(folder):
+    for split in data.SPLITS:
+        with pytest.raises(DataError, match=f"The {split} split of MNIST in .* is not the published one: the MD5 of its images is"):
+            data.load("mnist", split, folder)
+
+
+def test_mnist_real_files(data_folder):
+    parts = [data.load("mnist", split, data_folder) for split in data.SPLITS]
     assert [len(part) for part in parts] == [55000, 5000, 10000]
     assert parts[2].labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 
@@ -149,7 +161,7 @@ def test_unknown_names():
 
 
 def test_first(folder):
-    part = data.load("mnist", "test", folder)
+    part = data.load("mnist", "test", folder, verify=False)
     assert part.first(3).labels.tolist() == [0, 1, 2]
     for count in (0, 8, -1):
         with pytest.raises(DataError, match=r"1\.\.7"):
@@ -170,7 +182,7 @@ def test_download_tries_every_mirror_then_says_so(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="could not be downloaded") as caught:
         data.load("mnist", "test")
     assert "\n" not in str(caught.value)
-    assert len(tried) == len(data.MNIST_MIRRORS) == len({url for url, _ in tried})
+    assert len(tried) == len(MIRRORS) == len({url for url, _ in tried})
     assert {known for _, known in tried} == {"md5:9fb629c4189551a2d022fa330f9573f3"}
 
 
@@ -178,10 +190,10 @@ def test_download_uses_the_first_mirror_that_answers(monkeypatch, folder):
     import pooch
 
     def second_answers(url, known_hash, *, fname, path):
-        if url.startswith(data.MNIST_MIRRORS[0]):
+        if url.startswith(MIRRORS[0]):
             raise ValueError("MD5 hash of downloaded file does not match")
         return str(folder / fname)
 
     monkeypatch.delenv("EPSILON_DATA", raising=False)
     monkeypatch.setattr(pooch, "retrieve", second_answers)
-    assert len(data.load("mnist", "test")) == 7
+    assert len(data.load("mnist", "test", verify=False)) == 7
