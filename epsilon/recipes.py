@@ -79,7 +79,7 @@ def _photographs(**fields) -> Recipe:
         "augmentation": "crop",
         "shift_pixels": 4.0,
         "channels_last": True,
-        "tuning_epochs": 2,
+        "tuning_epochs": 1,
     }
     return Recipe(**(common | fields))
 
@@ -91,7 +91,7 @@ RECIPES = {
 #: By architecture, for every data set but MNIST.
 PHOTOGRAPHS = {
     "vgg16": _photographs(epochs=12),
-    "wideresnet": _photographs(epochs=10),
+    "wideresnet": _photographs(epochs=8),
     "mobilenet": _photographs(epochs=16, weight_decay=2e-4),
 }
 
@@ -108,5 +108,5 @@ def recipe_of(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     if wanted.dataset == "mnist":
-        return _photographs(epochs=3, tuning_epochs=1, augmentation="distort", shift_pixels=2.0)
+        return _photographs(epochs=2, augmentation="distort", shift_pixels=2.0)
     return PHOTOGRAPHS[wanted.architecture]

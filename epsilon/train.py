@@ -176,6 +176,7 @@ class _Training:
                 loss = self._step(trainable(codes, next(turns)), labels, optimizer, schedule)
                 self._report_step("tune", recipe.tuning_epochs, epoch, step, loss)
             self.state.save("tune", epoch + 1, trainable, optimizer, schedule, self.generator)
+            self.report("tune", *self._reached(recipe.tuning_epochs, epoch + 1), f"epoch {epoch + 1}, loss {float(loss):.3f}")
         return trainable.freeze()
 
     def _epochs(self, phase: str, epochs: int, module, optimizer, schedule) -> range:

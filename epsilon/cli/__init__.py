@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from epsilon.cli import bench, checking, datasets, demonstration, faultsim, hardware, running, simulators, testset, training
+from epsilon.cli import (
+    bench,
+    checking,
+    datasets,
+    demonstration,
+    faultsim,
+    hardware,
+    networks,
+    running,
+    simulators,
+    testset,
+    training,
+)
 from epsilon.cli.errors import SentenceGroup
 
 __all__ = ["app", "main"]
@@ -46,6 +58,7 @@ app.command()(demonstration.demo)
 app.command()(running.run)
 app.command()(checking.crosscheck)
 app.command()(faultsim.faultsim)
+app.command()(networks.networks)
 app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)

@@ -125,11 +125,11 @@ def fault_map(
 
 
 def test_images(network: QuantizedNetwork, images: int | None, data: Path | None) -> Dataset:
-    """Return the first images, or all, of the test split that the network was trained for."""
+    """Return the first images, or all (None or 0), of the test split that the network was trained for."""
     from epsilon.data import load
 
     found = load(network.metadata.get("dataset", network.name), "test", data)
-    return found.first(len(found) if images is None else images)
+    return found.first(images or len(found))
 
 
 def read_image(path: Path) -> np.ndarray:

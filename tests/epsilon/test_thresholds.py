@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from epsilon.thresholds import ALLOWED_UNSURE, GAMMAS, exits_taken, fit_gamma, multi_exit_accuracy
+from epsilon.confidence import energies
+from epsilon.thresholds import ALLOWED_UNSURE, GAMMAS, exits_taken, fit_gamma, fit_tau, multi_exit_accuracy
 
 
 def logits_of(rows):
@@ -74,3 +75,21 @@ def test_smallest_acceptable_where_all_leave_many_unsure():
     assert fit_gamma([logits], labels) == 0.5
     logits, labels = population([(0.501, 0.3), (0.551, 0.7)], [True, True])
     assert fit_gamma([logits], labels) == pytest.approx(0.5)
+
+
+def test_energy_is_the_negative_log_of_the_sum_of_exponentials():
+    logits = np.array([[0.0, 0.0], [1000.0, 0.0], [-3.0, 2.0]])
+    assert energies(logits) == pytest.approx([-np.log(2), -1000, -np.log(np.exp(-3) + np.exp(2))])
+    with pytest.raises(ValueError, match="float64"):
+        energies(logits.astype(np.float32))
+
+
+def test_tau_keeps_all_but_two_percent_of_the_images_that_an_exit_is_sure_of():
+    rng = np.random.default_rng(4)
+    sure = np.c_[rng.uniform(5, 9, 500), np.zeros(500)]
+    unsure = np.zeros((300, 2))
+    tau, of_all = fit_tau([np.r_[sure, unsure], unsure + rng.uniform(-1, 1, (300, 1))], 0.9)
+    kept = energies(sure) <= tau
+    assert kept.mean() == pytest.approx(0.98, abs=0.003)
+    # An exit that is sure of nothing is measured on everything.
+    assert -1 - np.log(2) < of_all < 1 - np.log(2)

@@ -7,7 +7,7 @@ import torch
 from epsilon import data, multipliers
 from epsilon.checkpoint import CheckpointError
 from epsilon.data import DataError
-from epsilon.measurement import evaluate
+from epsilon.measurement import evaluate, measured_multipliers
 from epsilon.network_io import builtin_names, load, network_digest
 from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
 from epsilon.train import train
@@ -34,15 +34,18 @@ def test_progress_and_metadata(tmp_path):
     seen = []
     path = tmp_path / "network.safetensors"
     made = train("digits", epochs=2, tuning_epochs=1, tuned_for=["L2N"], seed=1, out=path, progress=lambda *step: seen.append(step))
-    assert [step[:3] for step in seen[:3]] == [("train", 1, 2), ("train", 2, 2), ("tune", 1, 1)]
-    assert [step[:3] for step in seen[3:]] == [("measure", number, 17) for number in range(1, 18)]
+    assert [step[:3] for step in seen[:3]] == [("train", 20, 40), ("train", 40, 40), ("tune", 20, 20)]
+    functions = len({multiplier.terms for multiplier in measured_multipliers()})
+    assert [step[:3] for step in seen[3:]] == [("measure", number, functions) for number in range(1, functions + 1)]
     again = load(path)
     assert network_digest(again) == network_digest(made)
     metadata = again.metadata
     assert metadata["made"]["seed"] == 1
     assert metadata["made"]["recipe"]["epochs"] == 2
     assert metadata["made"]["recipe"]["tuned_for"] == ["v2022/mul8s_1L2N"]
-    assert set(metadata["accuracy"]["test"]["by_multiplier"]) == {f"v2022/mul8s_1{short}" for short in ("KV6", "KVP", "L2N")}
+    assert set(metadata["accuracy"]["test"]["by_multiplier"]) == set(metadata["tau"]) == GAMMA_KEYS
+    assert all(len(tau) == 3 for tau in metadata["tau"].values())
+    assert metadata["dataset"] == "digits"
     assert metadata["made"]["data"] == {"train": 1000, "validation": 200, "test": 597}
     assert set(metadata["gamma"]) == GAMMA_KEYS
     assert metadata["macs_per_image"] == macs(again)
@@ -52,8 +55,12 @@ class Killed(Exception):
     """What a test throws where a training is to stop."""
 
 
-@pytest.mark.parametrize("moment", [("train", 1), ("train", 2), ("tune", 1)])
-def test_killed_training_goes_on_to_the_same_bytes(tmp_path, moment):
+@pytest.mark.parametrize(
+    "moment", [("train", 14), ("train", 20), ("train", 34), ("train", 40), ("tune", 7), ("tune", 20), ("measure", 3)]
+)
+def test_killed_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch, moment):
+    """Killed in the middle of an epoch, between epochs, between phases, and while the network is measured."""
+    monkeypatch.setattr("epsilon.train.REPORT_STEPS", 7)
     straight, resumed, checkpoint = (tmp_path / name for name in ("straight", "resumed", "checkpoint"))
     arguments = {"epochs": 2, "tuning_epochs": 2, "seed": 3}
     train("digits", out=straight, **arguments)
@@ -69,8 +76,11 @@ def test_killed_training_goes_on_to_the_same_bytes(tmp_path, moment):
         train("digits", checkpoint=checkpoint, **{**arguments, "seed": 4})
     seen = []
     train("digits", out=resumed, checkpoint=checkpoint, progress=lambda *step: seen.append(step[:2]), **arguments)
-    assert moment not in seen
-    assert seen[0] == {("train", 1): ("train", 2), ("train", 2): ("tune", 1), ("tune", 1): ("tune", 2)}[moment]
+    phase, done = moment
+    whole = 20 * (done // 20)
+    # Work goes on behind the last whole epoch; what was measured is not measured again.
+    first = {("train", 40): ("tune", 7), ("measure", 3): ("measure", 1)}.get(moment, (phase, whole + 7))
+    assert seen[0] == first
     assert resumed.read_bytes() == straight.read_bytes()
     assert sorted(tmp_path.iterdir()) == [resumed, straight]
 
