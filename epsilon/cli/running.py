@@ -110,10 +110,7 @@ def run(
         drawn.save(save_fault_map)
     if json_file is not None:
         settings = {"network": network, "on": on, "gamma": gamma, "array": config.describe()}
-        write_json(
-            json_file,
-            {**settings, "seconds": seconds, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe()},
-        )
+        write_json(json_file, {**settings, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe()})
     out = console()
     out.print(_summary(outcome, seconds, f"{network} on the {on}, {rows}x{cols} {config.multiplier.key}, {len(drawn)} stuck bits"))
     if image:

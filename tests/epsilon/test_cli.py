@@ -283,7 +283,7 @@ def test_train_writes_a_network_that_runs(tmp_path):
 
 
 def test_train_refuses_before_it_works(tmp_path):
-    assert "must be one of digits, mnist" in refused("train", "imagenet", "-o", tmp_path / "n.safetensors")
+    assert "must be digits, mnist or ARCHITECTURE" in refused("train", "imagenet", "-o", tmp_path / "n.safetensors")
     assert "There is no folder" in refused("train", "digits", "-o", tmp_path / "missing" / "n.safetensors")
     assert "number of epochs" in refused("train", "digits", "--epochs", 0, "-o", tmp_path / "n.safetensors")
     assert not list(tmp_path.iterdir())
