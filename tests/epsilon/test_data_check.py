@@ -134,10 +134,10 @@ def test_every_split_has_checksums():
     assert set(catalogue.CHECKSUMS) == {(name, split) for name, entry in catalogue.CATALOGUE.items() for split in entry.splits}
 
 
-def test_real_sets(data_folder, tmp_path):
-    """Of the sets that take seconds to read, CIFAR, the splits are compared elsewhere."""
-    for part in ("mnist", "imagenet_sample"):
-        (tmp_path / part).symlink_to(data_folder / part)
+def test_real_sets(real_set, tmp_path):
+    """MNIST and the sample; CIFAR takes seconds to read, and its splits are compared elsewhere."""
+    for name, part in (("mnist", "mnist"), ("imagenet-sample", "imagenet_sample")):
+        (tmp_path / part).symlink_to(real_set(name) / part)
     found = {finding.name: finding for finding in check(tmp_path)}
     assert found["mnist"].checksums == ("images", "labels")
     assert found["mnist"].images == {"train": 55_000, "validation": 5_000, "test": 10_000}
