@@ -75,6 +75,12 @@ def test_missing_is_no_error(tiny):
     assert f"tiny: There is no tiny set in {tiny}: tiny.bin was looked for" in result.stdout
 
 
+def test_no_such_folder(tmp_path):
+    result = epsilon("data", "check", "--data", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert f"epsilon: There is no folder {tmp_path / 'nowhere'}\n" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"\1" * 11, "must hold 12 bytes, not 11"), (b"\1" * 11 + b"\2", "is not the published one")]
 )
