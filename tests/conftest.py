@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,19 @@ def data_folder() -> Path:
     if not data:
         pytest.skip("needs a data set: set EPSILON_DATA to the folder that holds the sets")
     return Path(data)
+
+
+@pytest.fixture(scope="session")
+def real_set(data_folder) -> Callable[[str], Path]:
+    """Return a function from a data set's name to the folder of ``EPSILON_DATA``; without that set the test is skipped."""
+    from epsilon.data.catalogue import CATALOGUE
+    from epsilon.data.source import MissingData
+
+    def folder_of(name: str) -> Path:
+        try:
+            CATALOGUE[name].source(data_folder)
+        except MissingData as error:
+            pytest.skip(str(error))
+        return data_folder
+
+    return folder_of

@@ -59,8 +59,17 @@ def check(data: str | os.PathLike | None = None) -> Iterator[Finding]:
     ----------
     data : path, optional
         As for ``epsilon.data.load``; without a folder, what was downloaded is looked at.
+
+    Raises
+    ------
+    DataError
+        When there is no such folder.
     """
-    root = given_folder(data) or download.cache()
+    root = given_folder(data)
+    if root is None:
+        root = download.cache()
+    elif not root.is_dir():
+        raise DataError(f"There is no folder {root}")
     for name, entry in CATALOGUE.items():
         try:
             source = entry.source(root)

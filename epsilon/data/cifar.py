@@ -110,7 +110,7 @@ CIFAR100 = Cifar(
 def source(kind: Cifar, root: Path | None) -> Source:
     """Return where the files are; without a folder the archive is downloaded when it is read.
 
-    The sheets come first, for they are the quickest to read, then folders, then archives.
+    Folders come before archives, which are decompressed again for every split.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def source(kind: Cifar, root: Path | None) -> Source:
     """
     if root is None:
         folder = download.cache(kind.name)
-        return Source("Python version", folder, partial(_read_downloaded, kind, folder))
+        return Source("Python version, packed", folder, partial(_read_downloaded, kind, folder))
     folders = (root, root / kind.name)
     for folder in folders:
         if any((folder / f"{part}_{kind.label_file}").is_file() for part in kind.files):

@@ -64,8 +64,9 @@ class Archive:
             # A gzip stream goes forwards only, and its files are in no order: one pass for all.
             with tarfile.open(self.path, "r|gz") as archive:
                 for member in archive:
-                    if member.isfile() and member.name in wanted:
-                        found[wanted[member.name]] = archive.extractfile(member).read()
+                    name = member.name.removeprefix("./")
+                    if member.isfile() and name in wanted:
+                        found[wanted[name]] = archive.extractfile(member).read()
                         if len(found) == len(wanted):
                             break
         except FileNotFoundError:
@@ -93,7 +94,7 @@ def python_batch(content: bytes, where: str, count: int, *, key: bytes, classes:
         raise DataError(f"{where} must hold an array 'data' of {(count, PIXELS)} bytes, not {found}")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where} must hold a list of whole numbers {key.decode()!r}")
-    return _batch(images, np.array(labels, np.int64), where, count, classes)
+    return _batch(images, np.array(labels), where, count, classes)
 
 
 def binary_batch(content: bytes, where: str, count: int, *, label_bytes: int, classes: int) -> Batch:
@@ -108,7 +109,7 @@ def binary_batch(content: bytes, where: str, count: int, *, label_bytes: int, cl
     if len(content) != count * each:
         raise DataError(f"{where} must hold {count} records of {each} bytes, {count * each} in all, not {len(content)}")
     records = np.frombuffer(content, np.uint8).reshape(count, each)
-    return _batch(records[:, label_bytes:], records[:, label_bytes - 1].astype(np.int64), where, count, classes)
+    return _batch(records[:, label_bytes:], records[:, label_bytes - 1], where, count, classes)
 
 
 def label_file(path: Path, count: int, classes: int) -> np.ndarray:
@@ -119,9 +120,9 @@ def label_file(path: Path, count: int, classes: int) -> np.ndarray:
     DataError
         When it is missing or does not hold ``count`` labels of 0..classes-1.
     """
-    labels = np.frombuffer(content_of(path), np.uint8).astype(np.int64)
+    labels = np.frombuffer(content_of(path), np.uint8)
     _require_labels(labels, path, count, classes)
-    return labels
+    return labels.astype(np.int64)
 
 
 def read_sheet(path: Path, rows: int, columns: int) -> np.ndarray:
@@ -151,7 +152,7 @@ def read_sheet(path: Path, rows: int, columns: int) -> np.ndarray:
 
 def _batch(pixels: np.ndarray, labels: np.ndarray, where: str, count: int, classes: int) -> Batch:
     _require_labels(labels, where, count, classes)
-    return pixels.reshape(count, 3, SIDE, SIDE), labels
+    return pixels.reshape(count, 3, SIDE, SIDE), labels.astype(np.int64)
 
 
 def _require_labels(labels: np.ndarray, where: object, count: int, classes: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from epsilon.data.dataset import DataError
+from epsilon.data.source import content_of
 
 __all__ = ["read_idx"]
 
@@ -29,12 +30,10 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
         When the file is missing, truncated, longer than it says, or of another kind.
     """
     path = Path(path)
+    content = content_of(path)
     try:
-        content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-    except FileNotFoundError:
-        raise DataError(f"There is no file {path}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE or not 1 <= content[3] <= 4:

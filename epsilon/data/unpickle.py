@@ -79,5 +79,5 @@ def _array(kept: _Kept, where: object) -> np.ndarray:
         if dtype.arguments[0] != b"u1":
             raise ValueError(f"its numbers are {dtype.arguments[0]!r}, not unsigned bytes")
         return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise DataError(f"{where} holds an array that cannot be read: {error}") from None

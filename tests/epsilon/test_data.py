@@ -78,8 +78,8 @@ def test_other_pictures_in_files_of_mnist_are_refused(folder):
             data.load("mnist", split, folder)
 
 
-def test_mnist_real_files(data_folder):
-    parts = [data.load("mnist", split, data_folder) for split in data.SPLITS]
+def test_mnist_real_files(real_set):
+    parts = [data.load("mnist", split, real_set("mnist")) for split in data.SPLITS]
     assert [len(part) for part in parts] == [55000, 5000, 10000]
     assert parts[2].labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 

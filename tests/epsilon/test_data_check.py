@@ -75,6 +75,12 @@ def test_missing_is_no_error(tiny):
     assert f"tiny: There is no tiny set in {tiny}: tiny.bin was looked for" in result.stdout
 
 
+def test_no_such_folder(tmp_path):
+    result = epsilon("data", "check", "--data", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert f"epsilon: There is no folder {tmp_path / 'nowhere'}\n" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"\1" * 11, "must hold 12 bytes, not 11"), (b"\1" * 11 + b"\2", "is not the published one")]
 )
@@ -134,10 +140,10 @@ def test_every_split_has_checksums():
     assert set(catalogue.CHECKSUMS) == {(name, split) for name, entry in catalogue.CATALOGUE.items() for split in entry.splits}
 
 
-def test_real_sets(data_folder, tmp_path):
-    """Of the sets that take seconds to read, CIFAR, the splits are compared elsewhere."""
-    for part in ("mnist", "imagenet_sample"):
-        (tmp_path / part).symlink_to(data_folder / part)
+def test_real_sets(real_set, tmp_path):
+    """MNIST and the sample; CIFAR takes seconds to read, and its splits are compared elsewhere."""
+    for name, part in (("mnist", "mnist"), ("imagenet-sample", "imagenet_sample")):
+        (tmp_path / part).symlink_to(real_set(name) / part)
     found = {finding.name: finding for finding in check(tmp_path)}
     assert found["mnist"].checksums == ("images", "labels")
     assert found["mnist"].images == {"train": 55_000, "validation": 5_000, "test": 10_000}

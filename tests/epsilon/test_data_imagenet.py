@@ -207,14 +207,14 @@ def test_what_can_be_wrong_with_the_sample(tmp_path):
         load()
 
 
-def test_real_sample(data_folder):
-    sample = data.load("imagenet-sample", "test", data_folder)
+def test_real_sample(real_set):
+    sample = data.load("imagenet-sample", "test", real_set("imagenet-sample"))
     assert sample.images.shape == (1000, 3, 224, 224)
     assert sample.first(4).images.std(axis=(1, 2, 3)).min() > 10
 
 
-def test_real_class_names(data_folder, tmp_path):
-    with zipfile.ZipFile(imagenet.sample(data_folder).place) as archive:
+def test_real_class_names(real_set, tmp_path):
+    with zipfile.ZipFile(imagenet.sample(real_set("imagenet-sample")).place) as archive:
         wnids = [name.split("_")[1] for name in archive.namelist()]
         for wnid in wnids:
             (tmp_path / wnid).mkdir()
