@@ -44,9 +44,9 @@ def evaluate(
     collected: list[list[np.ndarray]] = [[] for _ in network.exits]
     batch = max(1, BATCH_VALUES // math.prod(network.input_shape))
     for start in range(0, len(images), batch):
-        execution = Execution(accelerator, encode(network, images[start : start + batch]))
+        execution = Execution(accelerator, encode(network, images[start : start + batch]).to(device))
         for index, parts in enumerate(collected):
-            parts.append(execution.exit(index).numpy())
+            parts.append(execution.exit(index).cpu().numpy())
     return [np.concatenate(parts) for parts in collected]
 
 

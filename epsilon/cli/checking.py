@@ -42,6 +42,7 @@ def crosscheck(
     repair: Annotated[
         list[str] | None, typer.Option("--repair", help="Repair to check as well; may be given more than once.")
     ] = None,
+    dataset: options.DatasetName = None,
     data: options.Data = None,
     json_file: options.Json = None,
 ) -> None:
@@ -66,7 +67,7 @@ def crosscheck(
     sites = SITES if site == "both" else (site,)
     maps = {f"{name} faults": options.fault_map(loaded, config, faults, name, polarity, bits, seed, None) for name in sites}
     repairs = [get_repair(name) for name in repair or ("nearest",)]
-    codes = encode(loaded, options.test_images(loaded, images, data).images)
+    codes = encode(loaded, options.labelled_images(loaded, images, data, dataset).images)
     place = opened(on, config, lanes=lanes, threads=threads or options.cores())
     with progress_bar(f"building the array ({tools[on]})", None) as update, place as device:
         report = lockstep.crosscheck(

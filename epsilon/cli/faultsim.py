@@ -55,7 +55,7 @@ def faultsim(
 
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
-    codes = encode(loaded, options.test_images(loaded, images, data).images)
+    codes = encode(loaded, options.labelled_images(loaded, images, data).images)
     if store is None:
         store = out / f"{loaded.name}-{_digest(configuration(config, loaded, codes, nets=nets))}.sqlite"
     store.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ __all__ = [
     "Bits",
     "Cols",
     "Data",
+    "DatasetName",
     "Device",
     "Faults",
     "Images",
@@ -37,8 +38,8 @@ __all__ = [
     "array_config",
     "cores",
     "fault_map",
+    "labelled_images",
     "read_image",
-    "test_images",
 ]
 
 ARRAY, FAULTS = "Array", "Faults"
@@ -50,6 +51,12 @@ Data = Annotated[
         "--data",
         metavar="FOLDER",
         help="Where the data sets are, see `data check`; else EPSILON_DATA, else MNIST or CIFAR is downloaded.",
+    ),
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", metavar="NAME", help="Test images of this data set; else of the one that the network was trained for."
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, ...")]
@@ -124,11 +131,11 @@ def fault_map(
     )
 
 
-def test_images(network: QuantizedNetwork, images: int | None, data: Path | None) -> Dataset:
-    """Return the first images, or all (None or 0), of the test split that the network was trained for."""
+def labelled_images(network: QuantizedNetwork, images: int | None, data: Path | None, dataset: str | None = None) -> Dataset:
+    """Return the first images, or all (None or 0), of the test split that the network was trained for, or of another data set."""
     from epsilon.data import load
 
-    found = load(network.metadata.get("dataset", network.name), "test", data)
+    found = load(dataset or network.metadata.get("dataset", network.name), "test", data)
     return found.first(images or len(found))
 
 

@@ -71,6 +71,7 @@ def run(
     threads: options.Threads = None,
     waves: Annotated[Path | None, typer.Option("--waves", metavar="FILE", help="Write the waveform (VCD); with --on rtl.")] = None,
     device: options.Device = "cpu",
+    dataset: options.DatasetName = None,
     data: options.Data = None,
     json_file: options.Json = None,
 ) -> None:
@@ -89,7 +90,7 @@ def run(
     else:
         drawn = options.fault_map(loaded, config, faults, site, polarity, bits, seed, layers)
     gamma = gamma_of(loaded, config) if gamma is None else gamma
-    codes, labels = _images(loaded, image, images, data)
+    codes, labels = _images(loaded, image, images, data, dataset)
     place = opened(on, config, device=device, waves=waves, lanes=lanes, threads=threads or options.cores())
     with progress_bar(f"preparing the {on}", None) as update, place as accelerator:
         start = time.perf_counter()
@@ -117,10 +118,10 @@ def run(
         out.print(_predictions(outcome, image))
 
 
-def _images(network, files: list[Path] | None, count: int, data: Path | None):
+def _images(network, files: list[Path] | None, count: int, data: Path | None, dataset: str | None):
     """Return uint8 images and their labels (None for the user's own)."""
     if not files:
-        found = options.test_images(network, count, data)
+        found = options.labelled_images(network, count, data, dataset)
         return found.images, found.labels
     import numpy as np
 

@@ -51,7 +51,7 @@ def whole_set(
 
     config = options.array_config(rows, cols, multiplier, level)
     loaded = load(network)
-    chosen = options.test_images(loaded, images or None, data)
+    chosen = options.labelled_images(loaded, images or None, data)
     codes = encode(loaded, chosen.images)
 
     def drawn(number: int):

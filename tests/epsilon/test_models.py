@@ -1,13 +1,17 @@
 """The architectures: their names, sizes, exits and fault points, and that each of them has an integer form that agrees."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
-from epsilon import models
+from epsilon import data, models
+from epsilon.cli import app
 from epsilon.fault_points import fault_points, resolve_layers
 from epsilon.measurement import evaluate
 from epsilon.models.blocks import Residual, named, scaled
@@ -146,3 +150,22 @@ def test_residual_adds_its_branches():
     value = torch.randn(3, 2, 4, 4)
     assert torch.equal(block(value), block.main(value) + value)
     assert math.prod(block(value).shape) == value.numel()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_form_for_224x224_runs_on_the_sample_of_imagenet(architecture, tmp_path, real_set):
+    real_set("imagenet-sample")
+    name = f"{architecture}-w0.05-imagenet"
+    model = models.build(name).eval()
+    images = data.load("imagenet-sample", "test").first(2).images
+    network = replace(quantize(model, images, name=name), metadata={"dataset": "imagenet"})
+    path = tmp_path / "network.safetensors"
+    save(network, path)
+    arguments = ["run", "--network", path, "--dataset", "imagenet-sample", "--images", 2, "--repair", "none", "--gamma", 0.5]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json", str(tmp_path / "result.json")])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["images"] == 2
+    last = evaluate(network, images, "KVP")[-1]
+    assert last.shape == (2, 1000)
+    assert found["predictions"] == [int(row.argmax()) for row in last]
