@@ -4,6 +4,10 @@ BatchNorm is folded into the weights before it. Weights get one scale per output
 per layer, found on calibration images: the one that minimises the mean squared error among clippings of the largest value.
 A code is ``round(real / scale)``; zero is always code 0, so zero padding stays exact. Pixels have the codes ``round(127 real)`` of
 the values that the network takes for them (``MultiExit.real``): ``round(127 p / 255)``, or ``p - 128`` where 128 stands for zero.
+
+Approximate multipliers cut low bits off their operands. A ``step`` of 8 prepares for three of them: weights become multiples of 8,
+which all multipliers of the catalogue but L12 see whole, and the ranges of activations are chosen for codes that are cut, too, so
+they use more of the upper bits and clip more.
 """
 
 from __future__ import annotations
@@ -40,6 +44,10 @@ INPUT = "input"
 TOP = 127
 #: Fractions of the largest value that are tried as the end of an activation's range.
 CLIPPINGS = np.linspace(0.4, 1.0, 25)
+#: The same where multipliers cut low bits off, and what the error of the cut codes counts beside that of whole ones.
+COARSE_CLIPPINGS = np.linspace(0.05, 1.0, 39)
+COARSE_WEIGHT = 0.3
+STEPS = (1, 2, 4, 8, 16, 32)
 #: A bias may take this much of the 32 bits; the products take the rest.
 BIAS_LIMIT = 1 << 29
 PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -62,6 +70,7 @@ class _Signal:
 
 @dataclass
 class _Walk:
+    step: int
     layers: list[Layer] = field(default_factory=list)
 
     def add(self, layer: Layer) -> None:
@@ -70,7 +79,9 @@ class _Walk:
         self.layers.append(layer)
 
 
-def quantize(model: MultiExit, calibration: np.ndarray, *, name: str, metadata: dict | None = None) -> QuantizedNetwork:
+def quantize(
+    model: MultiExit, calibration: np.ndarray, *, name: str, step: int = 1, metadata: dict | None = None
+) -> QuantizedNetwork:
     """Return the integer form of a trained multi-exit network.
 
     Parameters
@@ -82,18 +93,22 @@ def quantize(model: MultiExit, calibration: np.ndarray, *, name: str, metadata: 
         Images on which the activations' ranges are measured; never those of the test.
     name : str
         Name of the result.
+    step : int
+        Weight codes are multiples of it: 1, 2, 4, 8, 16 or 32.
 
     Raises
     ------
     QuantizationError
-        For a module, or an option of a module, that has no integer form here; the sentence names it.
+        For another step, and for a module, or an option of a module, that has no integer form here; the sentence names it.
     """
     if calibration.dtype != np.uint8 or calibration.shape[1:] != model.input_shape or not len(calibration):
         wanted = f"uint8 (count, {', '.join(map(str, model.input_shape))})"
         raise QuantizationError(f"Calibration images must be {wanted}, not {calibration.dtype} {calibration.shape}")
     real = model.real(torch.arange(256, dtype=torch.float64) / 255)
     table = np.tile((real * TOP).round().clamp(-TOP - 1, TOP).to(torch.int8).numpy(), (model.input_shape[0], 1))
-    walk = _Walk()
+    if step not in STEPS:
+        raise QuantizationError(f"The step of the weights must be one of {', '.join(map(str, STEPS))}, not {step!r}")
+    walk = _Walk(step)
     training = model.training
     model.eval()
     try:
@@ -152,7 +167,7 @@ def _walk_head(walk: _Walk, head: nn.Sequential, signal: _Signal, exit_name: str
         signal = _emit(walk, names[0], group, signal)
     names, group = groups[-1]
     weight, bias = _folded(group)
-    codes, scale = _weight_codes(weight, bias, signal.scale)
+    codes, scale = _weight_codes(weight, bias, signal.scale, walk.step)
     walk.add(Linear(name=names[0], inputs=(signal.name,), weight=codes, bias=_bias_codes(bias, signal.scale * scale)))
     walk.add(Exit(name=exit_name, inputs=(names[0],), scale=signal.scale * scale))
 
@@ -189,9 +204,9 @@ def _emit(walk: _Walk, name: str, group: list[nn.Module], signal: _Signal) -> _S
     inputs = (signal.name,)
     scale = signal.scale
     if isinstance(first, WEIGHTED):
-        scale = _activation_scale(value)
+        scale = _activation_scale(value, walk.step)
         weight, bias = _folded(group)
-        codes, weight_scale = _weight_codes(weight, bias, signal.scale)
+        codes, weight_scale = _weight_codes(weight, bias, signal.scale, walk.step)
         fields = {
             "weight": codes,
             "bias": _bias_codes(bias, signal.scale * weight_scale),
@@ -206,7 +221,7 @@ def _emit(walk: _Walk, name: str, group: list[nn.Module], signal: _Signal) -> _S
         walk.add(MaxPool2d(name=name, inputs=inputs, kernel=kernel, stride=stride))
     elif isinstance(first, nn.AvgPool2d):
         kernel, stride = _pool_options(name, first)
-        scale = _activation_scale(value)
+        scale = _activation_scale(value, walk.step)
         requantization = requantization_of(signal.scale / (scale * kernel[0] * kernel[1]), -128)
         walk.add(AvgPool2d(name=name, inputs=inputs, kernel=kernel, stride=stride, requantization=requantization))
     elif isinstance(first, nn.ZeroPad2d):
@@ -229,7 +244,7 @@ def _emit_residual(walk: _Walk, name: str, group: list[nn.Module], signal: _Sign
     value = branches[0].value + branches[1].value
     for module in group[1:]:
         value = module(value)
-    scale = _activation_scale(value)
+    scale = _activation_scale(value, walk.step)
     ratios = np.array([branch.scale / scale for branch in branches])
     # The shift at which the larger ratio has all its bits serves both.
     shift = int(requantization_of(ratios.max(), 0).shift[0])
@@ -259,12 +274,13 @@ def _folded(group: list[nn.Module]) -> tuple[np.ndarray, np.ndarray]:
     return weight.numpy(), bias.numpy()
 
 
-def _weight_codes(weight: np.ndarray, bias: np.ndarray, input_scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the int8 codes and the scale of each output channel (wide enough that its bias fits)."""
+def _weight_codes(weight: np.ndarray, bias: np.ndarray, input_scale: float, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the int8 codes, multiples of the step, and the scale of each output channel (wide enough that its bias fits)."""
+    top = TOP - TOP % step
     rows = weight.reshape(len(weight), -1)
-    largest = np.maximum(np.abs(rows).max(axis=1) / TOP, np.abs(bias) / (input_scale * BIAS_LIMIT))
+    largest = np.maximum(np.abs(rows).max(axis=1) / top, np.abs(bias) / (input_scale * BIAS_LIMIT))
     scale = np.where(largest > 0, largest, 1.0)
-    codes = np.rint(rows / scale[:, None]).clip(-TOP, TOP).astype(np.int8)
+    codes = (np.rint(rows / scale[:, None] / step) * step).clip(-top, top).astype(np.int8)
     return codes.reshape(weight.shape), scale
 
 
@@ -272,14 +288,23 @@ def _bias_codes(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
     return np.rint(bias / unit).astype(np.int32)
 
 
-def _activation_scale(value: torch.Tensor) -> float:
-    """Return the real value of one code that keeps the mean squared error of these activations least."""
+def _activation_scale(value: torch.Tensor, step: int) -> float:
+    """Return the real value of one code that keeps the mean squared error of these activations least.
+
+    With a step above 1 the error of the codes cut down to multiples of it counts too.
+    """
     largest = float(value.abs().max())
     if largest == 0:
         return 1 / TOP
     flat = value.flatten()[:: max(1, value.numel() // 200_000)]
-    scales = CLIPPINGS * largest / TOP
-    errors = [float(((flat / scale).round().clamp(-TOP - 1, TOP) * scale - flat).square().mean()) for scale in scales]
+    scales = (CLIPPINGS if step == 1 else COARSE_CLIPPINGS) * largest / TOP
+    errors = []
+    for scale in scales:
+        codes = (flat / scale).round().clamp(-TOP - 1, TOP)
+        error = float((codes * scale - flat).square().mean())
+        if step > 1:
+            error += COARSE_WEIGHT * float(((codes / step).floor() * step * scale - flat).square().mean())
+        errors.append(error)
     return float(scales[int(np.argmin(errors))])
 
 

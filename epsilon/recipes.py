@@ -44,6 +44,8 @@ class Recipe:
         Training images on which activation ranges are measured.
     channels_last : bool
         Memory format of the floating-point training; faster for wide networks, and other roundings.
+    weight_step : int
+        Weight codes are multiples of it; see ``epsilon.quantize``.
     tuned_for : tuple of str
         Multipliers under which the integers are fine-tuned.
     """
@@ -64,6 +66,7 @@ class Recipe:
     zoom: float = 0.1
     calibration: int = 1000
     channels_last: bool = False
+    weight_step: int = 1
     tuned_for: tuple[str, ...] = TUNED_FOR
 
 
@@ -79,6 +82,8 @@ def _photographs(**fields) -> Recipe:
         "augmentation": "crop",
         "shift_pixels": 4.0,
         "channels_last": True,
+        "tuning_rate": 0.05,
+        "weight_step": 8,
         "tuning_epochs": 1,
     }
     return Recipe(**(common | fields))

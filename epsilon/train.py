@@ -105,7 +105,7 @@ def train(
             report=progress or (lambda *_: None),
         )
         model = run.train_float(models.build(name, seed))
-        network = quantize(model.cpu(), splits["train"].images[: recipe.calibration], name=name)
+        network = quantize(model.cpu(), splits["train"].images[: recipe.calibration], name=name, step=recipe.weight_step)
         network = run.tune(network, model)
         named = recipe.tuned_for if recipe.tuned_for != TUNED_FOR else ()
         measured = measure(
@@ -165,7 +165,7 @@ class _Training:
         recipe = self.recipe
         if not recipe.tuning_epochs:
             return network
-        trainable = TrainableNetwork(network).to(self.device)
+        trainable = TrainableNetwork(network, recipe.weight_step).to(self.device)
         optimizer = torch.optim.Adam(trainable.parameters(), lr=recipe.tuning_rate, eps=ADAM_EPSILON)
         schedule = self._schedule(optimizer, recipe.tuning_rate, recipe.tuning_epochs, warm_up=0.1)
         chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]

@@ -47,10 +47,17 @@ class TrainableNetwork(nn.Module):
 
     Weights are trained in units of one code; a bias as a difference in units of one output code (of ``LOGIT_STEP`` before an exit).
     Scales, requantisation and structure stay.
+
+    Parameters
+    ----------
+    network : QuantizedNetwork
+    step : int
+        Weight codes are rounded to multiples of it.
     """
 
-    def __init__(self, network: QuantizedNetwork) -> None:
+    def __init__(self, network: QuantizedNetwork, step: int = 1) -> None:
         super().__init__()
+        self._step = step
         self.network = network
         self.weights = nn.ParameterDict()
         self.shifts = nn.ParameterDict()
@@ -79,7 +86,7 @@ class TrainableNetwork(nn.Module):
         layers: list[Layer] = []
         for layer in self.network.layers:
             if isinstance(layer, WeightedLayer):
-                weight = self.weights[layer.name].detach().round().clamp(LOWEST, HIGHEST).to(torch.int8).cpu().numpy()
+                weight = self._weight(layer).detach().to(torch.int8).cpu().numpy()
                 layer = replace(layer, weight=weight, bias=self._bias(layer).detach().to(torch.int32).cpu().numpy())
             layers.append(layer)
         return validate(replace(self.network, layers=tuple(layers)))
@@ -100,6 +107,11 @@ class TrainableNetwork(nn.Module):
             self._made[layer.name, device] = {name: tensor.to(device) for name, tensor in found.items()}
         return self._made[layer.name, device]
 
+    def _weight(self, layer: WeightedLayer) -> torch.Tensor:
+        """Return the trained weight in integer-valued float32; the gradient passes the rounding."""
+        weight = self.weights[layer.name].clamp(LOWEST, HIGHEST - HIGHEST % self._step)
+        return _straight_through(weight, (weight / self._step).round() * self._step)
+
     def _bias(self, layer: WeightedLayer) -> torch.Tensor:
         """Return the trained bias in integer-valued float64; the gradient passes the rounding."""
         shift = self.shifts[layer.name]
@@ -112,9 +124,7 @@ class TrainableNetwork(nn.Module):
             return _added(*inputs, layer)
         (value,) = inputs
         if isinstance(layer, WeightedLayer):
-            weight = self.weights[layer.name].clamp(LOWEST, HIGHEST)
-            bias = self._bias(layer).float()
-            sums = _Product.apply(value, _straight_through(weight, weight.round()), bias, layer, multiplier)
+            sums = _Product.apply(value, self._weight(layer), self._bias(layer).float(), layer, multiplier)
             return sums if layer.requantization is None else _Requantized.apply(sums, layer.requantization)
         if isinstance(layer, MaxPool2d):
             return functional.max_pool2d(value, layer.kernel, layer.stride)

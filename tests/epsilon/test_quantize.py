@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from epsilon import models
+from epsilon import data, models
+from epsilon.config import ArrayConfig
+from epsilon.emulator import Emulator
+from epsilon.executor import Execution, encode
 from epsilon.measurement import evaluate
 from epsilon.models import MultiExit
 from epsilon.network import AvgPool2d, Convolution, Exit, Flatten, Linear, MaxPool2d, Relu
@@ -224,3 +227,28 @@ def test_zoo_has_its_exits(name, exits):
     model = models.build(name).eval()
     logits = model(torch.zeros(2, *model.input_shape))
     assert [tuple(exit_logits.shape) for exit_logits in logits] == [(2, 10)] * exits
+
+
+def test_with_a_step_weights_are_multiples_and_ranges_serve_cut_codes():
+    model = models.build("digits", 3).eval()
+    images = data.load("digits", "train").images[:100]
+    whole, coarse = (quantize(model, images, name="digits", step=step) for step in (1, 8))
+    for layer, other in zip(coarse.weighted, whole.weighted, strict=True):
+        assert not (layer.weight % 8).any()
+        assert (np.abs(layer.matrix).max(axis=1) == 120).all()
+        assert (np.abs(other.matrix).max(axis=1) == 127).all()
+    # Of codes that lose their three lower bits, more is left: they are larger.
+    means = {}
+    for network in (whole, coarse):
+        accelerator = Emulator(ArrayConfig(multiplier="KV6"))
+        accelerator.load(network)
+        seen = {}
+        Execution(accelerator, encode(network, images), lambda name, codes, _, seen=seen: seen.update({name: codes})).exit(-1)
+        means[network] = {name: float(codes.float().abs().mean()) for name, codes in seen.items()}
+    assert all(means[coarse][name] > means[whole][name] for name in ("conv2", "fc1"))
+
+
+@pytest.mark.parametrize("step", [0, 3, 64, "8"])
+def test_init_wrong_step(step):
+    with pytest.raises(QuantizationError, match="must be one of 1, 2, 4, 8, 16, 32"):
+        quantize(models.build("digits"), data.load("digits", "train").images[:4], name="digits", step=step)

@@ -94,3 +94,24 @@ def test_tuning_teaches_a_network_a_multiplier_that_it_does_not_stand():
     assert after > before + 0.3
     assert (tuned["conv1"].weight != shipped["conv1"].weight).any()
     assert (tuned["conv1"].bias != shipped["conv1"].bias).any()
+
+
+def test_with_a_step_the_trained_weights_are_its_multiples():
+    split = data.load("digits", "train")
+    coarse = quantize(models.build("digits", 3), split.images[:200], name="untrained", step=8)
+    trainable = TrainableNetwork(coarse, 8)
+    assert to_bytes(trainable.freeze()) == to_bytes(coarse)
+    codes = torch.from_numpy(coarse.input_table.astype(np.float32)[0][split.images[:50]])
+    optimizer = torch.optim.Adam(trainable.parameters(), lr=3.0)
+    for _ in range(3):
+        loss = models.joint_loss(trainable(codes, multipliers.get("L2N")), torch.from_numpy(split.labels[:50]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    trained = trainable.freeze()
+    assert all(not (layer.weight % 8).any() for layer in trained.weighted)
+    assert any((layer.weight != before.weight).any() for layer, before in zip(trained.weighted, coarse.weighted, strict=True))
+    with torch.no_grad():
+        found = trainable(codes, multipliers.get("KVP"))
+    for logits, expected in zip(found, evaluate(trained, split.images[:50], "KVP"), strict=True):
+        assert np.allclose(logits.double().numpy(), expected, rtol=1e-6, atol=1e-9)
