@@ -33,7 +33,7 @@ from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
 from epsilon.tuning import TrainableNetwork
 from epsilon.validation import macs
 
-__all__ = ["RECIPES", "Progress", "Recipe", "evaluate", "names", "train"]
+__all__ = ["RECIPES", "Progress", "Recipe", "evaluate", "fit_thresholds", "names", "thresholds_for", "train"]
 
 #: Called with what is being done (``train``, ``tune`` or ``measure``), steps done, all steps, and figures in words.
 Progress = Callable[[str, int, int, str], None]
@@ -172,6 +172,28 @@ def evaluate(network: QuantizedNetwork, images: np.ndarray, multiplier: Multipli
     return [np.concatenate(parts) for parts in collected]
 
 
+def thresholds_for(named: Sequence[str] = ()) -> list[Multiplier]:
+    """Return the multipliers whose thresholds a network file holds, with those that are named."""
+    released = [multiplier for multiplier in multipliers.catalogue().values() if multiplier.release == RELEASE]
+    return list(dict.fromkeys([*released, *map(multipliers.get, (*EXTRA_MULTIPLIERS, *named))]))
+
+
+def fit_thresholds(
+    network: QuantizedNetwork, validation: Dataset, chosen: Sequence[Multiplier], report: Callable[[int, str], None]
+) -> tuple[dict[str, float], dict[str, dict]]:
+    """Return the threshold for each multiplier, and the accuracies with it on the validation split; both by the multiplier's key.
+
+    ``report`` is called after each multiplier with how many are done and a note.
+    """
+    gamma, validated = {}, {}
+    for step, multiplier in enumerate(chosen, start=1):
+        logits = evaluate(network, validation.images, multiplier)
+        gamma[multiplier.key] = fit_gamma(logits, validation.labels)
+        validated[multiplier.key] = _accuracies(logits, validation.labels, gamma[multiplier.key])
+        report(step, f"gamma {gamma[multiplier.key]:.2f} with {multiplier.short_name}")
+    return gamma, validated
+
+
 def _train_float(
     model: models.MultiExit, dataset: Dataset, recipe: Recipe, generator: torch.Generator, state: Checkpoint, report: Progress
 ) -> models.MultiExit:
@@ -213,17 +235,11 @@ def _tune(
 def _measured(network: QuantizedNetwork, splits: dict[str, Dataset], recipe: Recipe, seed: int, report: Progress) -> dict:
     """Return the metadata: thresholds from the validation split, accuracies on the test split, and how the network was made."""
     named = recipe.tuned_for if recipe.tuned_for != TUNED_FOR else ()
-    released = [m for m in multipliers.catalogue().values() if m.release == RELEASE]
-    chosen = list(dict.fromkeys([*released, *map(multipliers.get, (*EXTRA_MULTIPLIERS, *named))]))
+    chosen = thresholds_for(named)
     reported = list(dict.fromkeys(map(multipliers.get, (*REPORTED, *named))))
     steps = len(chosen) + len(reported)
     validation, test = splits["validation"], splits["test"]
-    gamma, validated = {}, {}
-    for step, multiplier in enumerate(chosen, start=1):
-        logits = evaluate(network, validation.images, multiplier)
-        gamma[multiplier.key] = fit_gamma(logits, validation.labels)
-        validated[multiplier.key] = _accuracies(logits, validation.labels, gamma[multiplier.key])
-        report("measure", step, steps, f"gamma {gamma[multiplier.key]:.2f} with {multiplier.short_name}")
+    gamma, validated = fit_thresholds(network, validation, chosen, lambda step, note: report("measure", step, steps, note))
     tested = {}
     for step, multiplier in enumerate(reported, start=len(chosen) + 1):
         logits = evaluate(network, test.images, multiplier)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from epsilon.cli import bench, checking, demonstration, faultsim, hardware, running, simulators, testset, training
+from epsilon.cli import bench, checking, demonstration, faultsim, hardware, importing, running, simulators, testset, training
 from epsilon.cli.errors import SentenceGroup
 
 __all__ = ["app", "main"]
@@ -49,6 +49,7 @@ app.command()(faultsim.faultsim)
 app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)
+app.command("import")(importing.import_network)
 bench.app.command()(simulators.simulators)
 bench.app.command("testset")(testset.whole_set)
 app.add_typer(bench.app, name="bench")

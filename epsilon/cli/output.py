@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["console", "new_table", "progress_bar", "write_json"]
+__all__ = ["accuracy_table", "console", "new_table", "progress_bar", "write_json"]
 
 #: Columns of a table that does not go to a terminal.
 FILE_WIDTH = 140
@@ -29,6 +29,15 @@ def new_table(title: str, *columns: str, left: int = 1) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=index == 0)
+    return table
+
+
+def accuracy_table(title: str, by_multiplier: dict[str, dict], gamma: dict[str, float]) -> Table:
+    """Return a table of the accuracies and thresholds that a network file states, a row per multiplier."""
+    table = new_table(title, "multiplier", "accuracy", "each exit", "gamma")
+    for key, found in by_multiplier.items():
+        each = " ".join(f"{100 * accuracy:.1f}" for accuracy in found["exits"])
+        table.add_row(key, f"{100 * found['multi_exit']:.2f} %", each, f"{gamma[key]:.2f}")
     return table
 
 

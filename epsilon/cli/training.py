@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train, quantise and fine-tune a network; the same seed makes the same file."""
     from epsilon import train as training
-    from epsilon.cli.output import console, new_table, progress_bar
+    from epsilon.cli.output import accuracy_table, console, progress_bar
 
     output = Path(f"{name}.safetensors") if output is None else output
     if name in training.names() and not output.parent.is_dir():
@@ -52,8 +52,5 @@ def train(
             progress=lambda what, done, total, figures: update(done, what, total, figures),
         )
     tested = network.metadata["accuracy"]["test"]
-    table = new_table(f"{output}: fault-free, {tested['images']} test images", "multiplier", "accuracy", "each exit", "gamma")
-    for key, found in tested["by_multiplier"].items():
-        each = " ".join(f"{100 * accuracy:.1f}" for accuracy in found["exits"])
-        table.add_row(key, f"{100 * found['multi_exit']:.2f} %", each, f"{network.metadata['gamma'][key]:.2f}")
-    console().print(table)
+    title = f"{output}: fault-free, {tested['images']} test images"
+    console().print(accuracy_table(title, tested["by_multiplier"], network.metadata["gamma"]))
