@@ -52,7 +52,9 @@ def import_network(
     if dataset is not None:
         network, note = _fitted(network, dataset, data, images, fitted)
     save(network, output)
-    out.print(_summary(network, output))
+    figures = f"{network.metadata['weights']:,} weights, {network.metadata['macs_per_image']:,} MACs per image"
+    out.print(f"{output}: {len(network.weighted)} layers on the array, {len(network.exits)} exits, {figures}", soft_wrap=True)
+    out.print(_layers(network))
     if note:
         out.print(note)
         return
@@ -92,22 +94,12 @@ def _fitted(
     return replace(network, metadata={**network.metadata, "gamma": gamma, "accuracy": accuracy}), ""
 
 
-def _summary(network: QuantizedNetwork, output: Path):
+def _layers(network: QuantizedNetwork):
     from epsilon.cli.output import new_table
     from epsilon.validation import macs, output_shapes
 
     shapes = output_shapes(network)
-    table = new_table(
-        f"{output}: {len(network.weighted)} layers on the array, {len(network.exits)} exits, "
-        f"{network.metadata['weights']:,} weights, {network.metadata['macs_per_image']:,} MACs per image",
-        "layer",
-        "kind",
-        "reads",
-        "output",
-        "weights",
-        "MACs",
-        left=3,
-    )
+    table = new_table("Layers", "layer", "kind", "reads", "output", "weights", "MACs", left=3)
     for layer in network:
         weight = getattr(layer, "weight", None)
         figures = ("", "") if weight is None else (f"{weight.size:,}", f"{macs(network, layer.name):,}")
