@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from epsilon.network import QuantizedNetwork
+from epsilon.network import InvalidNetworkError, QuantizedNetwork
 from epsilon.onnx_import.building import Builder, safe_name
 from epsilon.onnx_import.reading import OnnxImportError, Scale, read
+from epsilon.quantize import QuantizationError
 from epsilon.validation import macs, validate
 
 __all__ = ["OnnxImportError", "import_onnx"]
@@ -50,6 +51,22 @@ def import_onnx(path: str | os.PathLike, *, mean: Sequence[float] = (0.0,), std:
         For layers that do not fit each other.
     """
     path = Path(path)
+    try:
+        network = _imported(path, mean, std)
+    except (OnnxImportError, InvalidNetworkError, QuantizationError):
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        # A damaged model that the checker lets pass: attributes of the wrong type, shapes that do not fit.
+        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OnnxImportError(f"{path} does not describe a network ({type(error).__name__}: {sentence})") from error
+    weights = sum(layer.weight.size for layer in network.weighted)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    made = {"by": "epsilon import", "source": path.name, "sha256": sha256, **network.metadata}
+    return validate(replace(network, metadata={"made": made, "macs_per_image": macs(network), "weights": weights}))
+
+
+def _imported(path: Path, mean: Sequence[float], std: Sequence[float]) -> QuantizedNetwork:
+    """Return the network; its metadata say what its exits and its input are."""
     graph = read(path)
     channels = graph.input_shape[0]
     means, deviations = (_per_channel(what, values, channels) for what, values in (("mean", mean), ("std", std)))
@@ -61,17 +78,8 @@ def import_onnx(path: str | os.PathLike, *, mean: Sequence[float] = (0.0,), std:
         # In float32, as the model's own QuantizeLinear.
         return (np.rint(real / np.float32(scale.scale)) + scale.zero).clip(-128, 127).astype(np.int8)
 
-    network = Builder(graph, table).network(safe_name(path.stem, "network"))
-    made = {
-        "by": "epsilon import",
-        "source": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "outputs": network.metadata["exits"],
-        "mean": means.tolist(),
-        "std": deviations.tolist(),
-    }
-    weights = sum(layer.weight.size for layer in network.weighted)
-    return validate(replace(network, metadata={"made": made, "macs_per_image": macs(network), "weights": weights}))
+    network, outputs = Builder(graph, table).network(safe_name(path.stem, "network"))
+    return replace(network, metadata={"outputs": outputs, "mean": means.tolist(), "std": deviations.tolist()})
 
 
 def _per_channel(what: str, values: Sequence[float], channels: int) -> np.ndarray:

@@ -54,11 +54,8 @@ class Builder:
         for node in graph.nodes:
             self._values[node.outputs[0]] = OPERATORS[node.operator](self, node)
 
-    def network(self, name: str) -> QuantizedNetwork:
-        """Return the network; its exits are in the order of the multiplications that they need.
-
-        Its metadata name the output that each exit is made of.
-        """
+    def network(self, name: str) -> tuple[QuantizedNetwork, list[str]]:
+        """Return the network, its exits in the order of the multiplications that they need, and the output that each is made of."""
         outputs = {self._exit(output, tensor): output for output, tensor in self._graph.exits.items()}
         if self._input_scale is None:
             raise OnnxImportError(f"No output depends on the input {self._graph.input!r}")
@@ -72,8 +69,7 @@ class Builder:
         )
         ordered = sorted(outputs, key=lambda layer: _macs_before(network, layer))
         numbered = [replace(layer, name=self._free(f"exit{number}")) for number, layer in enumerate(ordered, start=1)]
-        metadata = {"exits": [outputs[layer] for layer in ordered]}
-        return replace(network, layers=(*self._layers, *numbered), metadata=metadata)
+        return replace(network, layers=(*self._layers, *numbered)), [outputs[layer] for layer in ordered]
 
     def _exit(self, output: str, tensor: str) -> Exit:
         found = self._values.get(tensor)
