@@ -46,6 +46,8 @@ def import_network(
     output = Path(f"{model.stem}.safetensors") if output is None else output
     if not output.parent.is_dir():
         raise ValueError(f"There is no folder {output.parent} for the network file")
+    if fitted and dataset is None:
+        raise ValueError("--for needs --dataset, whose validation split thresholds are fitted on")
     network = import_onnx(model, mean=_numbers("--mean", mean), std=_numbers("--std", std))
     out = console()
     note = "No thresholds yet: name the data by --dataset to fit them, or give --gamma to `epsilon run`."

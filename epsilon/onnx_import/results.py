@@ -122,7 +122,7 @@ class Products(Result):
             weight = np.rint(weight / coarser.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int64)
             unit = unit * coarser
             bias = self._whole_bias(weight, unit, zero)
-        return weight.astype(np.int8), np.rint(bias).astype(np.int32), unit
+        return weight.astype(np.int8, order="C"), np.rint(bias).astype(np.int32), unit
 
     def _whole_bias(self, weight: np.ndarray, unit: np.ndarray, zero: float) -> np.ndarray:
         sums = weight.reshape(len(weight), -1).sum(axis=1)
