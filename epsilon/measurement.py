@@ -53,8 +53,8 @@ def evaluate(
 def measure(
     network: QuantizedNetwork,
     splits: Mapping[str, Dataset],
+    chosen: Sequence[Multiplier],
     *,
-    named: Sequence[str] = (),
     device: str = "cpu",
     known: dict | None = None,
     remember: Callable[[dict], None] | None = None,
@@ -65,9 +65,9 @@ def measure(
     Parameters
     ----------
     splits : Dataset by name
-        ``validation`` and ``test``.
-    named : sequence of str
-        Multipliers beside ``measured_multipliers()``.
+        ``validation``, and ``test`` where there is one.
+    chosen : sequence of Multiplier
+        See ``measured_multipliers``.
     known : dict, optional
         What an earlier call that was interrupted has found, as ``remember`` was given it.
     remember : callable, optional
@@ -75,32 +75,26 @@ def measure(
     progress : callable, optional
     """
     found = dict(known or {})
-    chosen = measured_multipliers(named)
     # Circuits of different names can be one function; it is computed once.
-    alike: dict[tuple, list[Multiplier]] = {}
+    alike: dict[tuple | str, list[Multiplier]] = {}
     for multiplier in chosen:
-        alike.setdefault(multiplier.terms, []).append(multiplier)
+        alike.setdefault(multiplier.terms or multiplier.key, []).append(multiplier)
     for step, group in enumerate(alike.values(), start=1):
         if group[0].key not in found:
-            logits = evaluate(network, splits["validation"].images, group[0], device=device)
-            labels = splits["validation"].labels
-            gamma = fit_gamma(logits, labels)
-            entry = {"gamma": gamma, "tau": fit_tau(logits, gamma), "validation": _accuracies(logits, labels, gamma)}
-            logits = evaluate(network, splits["test"].images, group[0], device=device)
-            entry["test"] = _accuracies(logits, splits["test"].labels, gamma)
+            entry = _measured(network, splits, group[0], device)
             found |= {multiplier.key: entry for multiplier in group}
             if remember is not None:
                 remember(found)
         if progress is not None:
-            entry = found[group[0].key]
-            figures = f"{entry['test']['exits'][-1]:.2%} at the last exit with {group[0].short_name}"
-            progress("measure", step, len(alike), figures)
+            right = found[group[0].key]["validation"]["exits"][-1]
+            progress("measure", step, len(alike), f"{right:.2%} at the last exit with {group[0].short_name}")
     accuracy = {
         split: {
-            "images": len(splits[split]),
+            "images": len(dataset),
             "by_multiplier": {multiplier.key: found[multiplier.key][split] for multiplier in chosen},
         }
-        for split in ("test", "validation")
+        for split, dataset in sorted(splits.items())
+        if split != "train"
     }
     return {
         "gamma": {multiplier.key: found[multiplier.key]["gamma"] for multiplier in chosen},
@@ -109,6 +103,18 @@ def measure(
         "macs_per_image": macs(network),
         "weights": sum(layer.weight.size for layer in network.weighted),
     }
+
+
+def _measured(network: QuantizedNetwork, splits: Mapping[str, Dataset], multiplier: Multiplier, device: str) -> dict:
+    """Return thresholds under one multiplier, and the accuracies of every split with them."""
+    labels = splits["validation"].labels
+    logits = evaluate(network, splits["validation"].images, multiplier, device=device)
+    gamma = fit_gamma(logits, labels)
+    entry = {"gamma": gamma, "tau": fit_tau(logits, gamma), "validation": _accuracies(logits, labels, gamma)}
+    if "test" in splits:
+        logits = evaluate(network, splits["test"].images, multiplier, device=device)
+        entry["test"] = _accuracies(logits, splits["test"].labels, gamma)
+    return entry
 
 
 def _accuracies(logits: list[np.ndarray], labels: np.ndarray, gamma: float) -> dict:

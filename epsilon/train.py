@@ -21,7 +21,7 @@ from epsilon.augmentation import augmented
 from epsilon.checkpoint import Checkpoint
 from epsilon.data import Dataset
 from epsilon.devices import require_device
-from epsilon.measurement import Progress, measure
+from epsilon.measurement import Progress, measure, measured_multipliers
 from epsilon.multipliers import Multiplier
 from epsilon.network import QuantizedNetwork
 from epsilon.network_io import save
@@ -111,7 +111,7 @@ def train(
         measured = measure(
             network,
             splits,
-            named=named,
+            measured_multipliers(named),
             device=device,
             known=state.recall(MEASURED),
             remember=lambda found: state.remember(MEASURED, found),

@@ -16,6 +16,7 @@ from epsilon.cli import (
     demonstration,
     faultsim,
     hardware,
+    importing,
     networks,
     running,
     simulators,
@@ -62,6 +63,7 @@ app.command()(networks.networks)
 app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)
+app.command("import")(importing.import_network)
 app.add_typer(datasets.app, name="data")
 bench.app.command()(simulators.simulators)
 bench.app.command("testset")(testset.whole_set)
