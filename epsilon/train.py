@@ -142,7 +142,10 @@ def train(
                 raise ValueError(f"The number of {field.replace('_', ' ')} must be an integer of at least {low}, not {value!r}")
             recipe = replace(recipe, **{field: value})
     if tuned_for is not None:
-        recipe = replace(recipe, tuned_for=tuple(multipliers.get(wanted).key for wanted in tuned_for))
+        chosen = [multipliers.get(wanted) for wanted in tuned_for]
+        if tables := [multiplier.key for multiplier in chosen if multiplier.terms is None]:
+            raise ValueError(f"{tables[0]} is only a table: fine-tuning needs a multiplier that is a sum of exact products")
+        recipe = replace(recipe, tuned_for=tuple(multiplier.spec for multiplier in chosen))
         if not recipe.tuned_for:
             raise ValueError("The network must be fine-tuned for at least one multiplier")
     splits = {split: datasets.load(name, split, data) for split in datasets.SPLITS}
