@@ -59,8 +59,8 @@ class ArrayConfig:
         _require_integer("The accumulator depth", self.accumulator_depth, MIN_DEPTH, MAX_DEPTH)
         if self.level not in LEVELS:
             raise ValueError(f"The level of the array must be one of {', '.join(LEVELS)}, not {self.level!r}")
-        if self.level == "gates" and not self.multiplier.is_circuit:
-            raise ValueError(f"{self.multiplier.key} is a table without a netlist: use the level 'words'")
+        if self.level == "gates":
+            self.multiplier.require_form(self.level)
         for flag in ("fault_injection", "repair"):
             if not isinstance(getattr(self, flag), bool):
                 raise ValueError(f"{flag} must be True or False, not {getattr(self, flag)!r}")

@@ -178,6 +178,14 @@ class Multiplier:
         """Whether its own netlist is the only form that the hardware has of it, at every level."""
         return self.netlist is not None and self.mask is None
 
+    def require_form(self, level: str) -> None:
+        """Raise ValueError where the hardware can have no form of this multiplier at a level (``words`` or ``gates``)."""
+        if self.terms is None and self.netlist is None:
+            lacking = "a table without a netlist that is no sum of few products"
+            raise ValueError(f"{self.key} is {lacking}: only the emulator runs it, at the level 'words'")
+        if level == "gates" and not self.is_circuit:
+            raise ValueError(f"{self.key} is a table without a netlist: use the level 'words'")
+
     def describe(self) -> dict:
         """Return what identifies the multiplier as plain JSON values."""
         values: dict = {"key": self.key}
@@ -234,6 +242,11 @@ class Multiplier:
     def product_bits(self) -> int:
         """Width of a product in two's complement: 16, or 17 where the table is int32."""
         return 16 if self.table().dtype == np.int16 else 17
+
+    @cached_property
+    def keeps_zero(self) -> bool:
+        """Whether an activation of 0 gives the product 0 with every weight, as all published circuits do."""
+        return not self.table()[128].any()
 
     @cached_property
     def twins(self) -> tuple[Multiplier, ...]:

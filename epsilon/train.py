@@ -143,8 +143,10 @@ def train(
             recipe = replace(recipe, **{field: value})
     if tuned_for is not None:
         chosen = [multipliers.get(wanted) for wanted in tuned_for]
-        if tables := [multiplier.key for multiplier in chosen if multiplier.terms is None]:
-            raise ValueError(f"{tables[0]} is only a table: fine-tuning needs a multiplier that is a sum of exact products")
+        for multiplier in chosen:
+            if multiplier.terms is None or not multiplier.keeps_zero:
+                needed = "a sum of exact products that gives 0 for an activation of 0"
+                raise ValueError(f"The network cannot be fine-tuned for {multiplier.key}: fine-tuning needs {needed}")
         recipe = replace(recipe, tuned_for=tuple(multiplier.spec for multiplier in chosen))
         if not recipe.tuned_for:
             raise ValueError("The network must be fine-tuned for at least one multiplier")

@@ -46,10 +46,7 @@ class MultiplierUnit(wiring.Component):
     def __init__(self, multiplier: Multiplier, *, level: str = "gates"):
         if level not in LEVELS:
             raise ValueError(f"The level of a multiplier must be one of {', '.join(LEVELS)}, not {level!r}")
-        if multiplier.terms is None and multiplier.netlist is None:
-            raise ValueError(f"{multiplier.key} is a table without a netlist and no sum of few products: only the emulator runs it")
-        if level == "gates" and not multiplier.is_circuit:
-            raise ValueError(f"{multiplier.key} is a table without a netlist: use the level 'words'")
+        multiplier.require_form(level)
         self._multiplier = multiplier
         self._level = level
         super().__init__({"a": In(signed(8)), "b": In(signed(8)), "o": Out(signed(multiplier.product_bits))})

@@ -144,8 +144,8 @@ def _integers(table: np.ndarray, name: str) -> np.ndarray:
 def _in_range(table: np.ndarray, name: str, signed: bool) -> np.ndarray:
     low, high = (-(2**15), 2**15 - 1) if signed else (0, 2**16 - 1)
     if table.min() < low or table.max() > high:
-        kind = "signed" if signed else "unsigned"
-        raise ValueError(f"Products of a {kind} multiplier are {low}..{high}; those of {name} are {table.min()}..{table.max()}")
+        kind = "a signed" if signed else "an unsigned"
+        raise ValueError(f"Products of {kind} multiplier are {low}..{high}; those of {name} are {table.min()}..{table.max()}")
     return table.astype(np.int64)
 
 

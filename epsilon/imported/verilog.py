@@ -41,7 +41,7 @@ GATES = (
 #: Beyond any multiplier, but not beyond what is evaluated and simulated in seconds.
 MAX_GATES = 20_000
 #: Raised when a file would be read differently.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,13 @@ class _Gates:
         self.module = module
         self.ports = facts["ports"]
         self.nets: dict[int, str] = {}
-        for label, net in sorted(facts["netnames"].items(), key=lambda item: item[1]["hide_name"]):
+
+        def preference(item: tuple[str, dict]) -> tuple[bool, bool, bool]:
+            """What the file calls a net comes first: no made-up name, no port where the net has a name, no instance's port."""
+            label, net = item
+            return bool(net["hide_name"]), label in facts["ports"], "." in label
+
+        for label, net in sorted(facts["netnames"].items(), key=preference):
             for index, bit in enumerate(net["bits"]):
                 self.nets.setdefault(bit, label if len(net["bits"]) == 1 else f"{label}[{index}]")
         self.node: dict = {"0": 0, "1": 1, "x": undefined}
