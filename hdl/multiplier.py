@@ -5,8 +5,8 @@ Ref: C. R. Baugh, B. A. Wooley, "A two's complement parallel array multiplicatio
 
 import re
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.hdl import Array as ValueArray
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -112,7 +112,9 @@ def _signed_netlist(m: Module, netlist: GateNetlist, a: Value, b: Value) -> Valu
 
 def _sign_magnitude(m: Module, netlist: GateNetlist, a: Value, b: Value) -> Value:
     """Return the unsigned product of the magnitudes, negated where the signs differ."""
-    magnitudes = [_named(m, f"magnitude_{name}", Mux(operand[7], -operand, operand)[:8], 8) for name, operand in (("a", a), ("b", b))]
+    magnitudes = [
+        _named(m, f"magnitude_{name}", Mux(operand[7], -operand, operand)[:8], 8) for name, operand in (("a", a), ("b", b))
+    ]
     product = _gates(m, netlist, *magnitudes)
     return Mux(a[7] ^ b[7], -product, product)
 

@@ -41,7 +41,9 @@ FILE_COLUMNS = {
 def multipliers(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Multipliers of your own instead: Verilog (.v) or tables of products (.npy, .npz)."),
+        typer.Argument(
+            metavar="[FILE]...", help="Multipliers of your own instead: Verilog (.v) or tables of products (.npy, .npz)."
+        ),
     ] = None,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV instead ('-': to standard output).")
@@ -53,10 +55,10 @@ def multipliers(
     Operands are signed or unsigned as the name says (mul8s, mul8u), or as FILE:signed and FILE:unsigned do; an unsigned circuit
     is used by sign-magnitude.
     """
-    from epsilon.multipliers import UnknownMultiplierError, catalogue, get
+    from epsilon.multipliers import FILE, UnknownMultiplierError, catalogue, get
 
     for file in files or ():
-        if not Path(file.partition(":")[0]).suffix:
+        if FILE.fullmatch(file) is None:
             raise UnknownMultiplierError(f"{file!r} is no file of a multiplier: .v, .npy or .npz")
     columns = FILE_COLUMNS if files else CATALOGUE_COLUMNS
     rows = [_row(multiplier) for multiplier in (map(get, files) if files else catalogue().values())]

@@ -174,7 +174,7 @@ def _terms(a_maps: np.ndarray, b_maps: np.ndarray) -> tuple[Term, ...] | None:
 
 
 def _term(a_map: np.ndarray, b_map: np.ndarray) -> Term | None:
-    """Return one product, with the common factor where it makes a mask of a map, else the larger map smallest; None beyond int16."""
+    """Return one product, its common factor where it makes a mask of a map, else the larger map smallest; None beyond int16."""
     a_common, b_common = math.gcd(*a_map), math.gcd(*b_map)
     common = a_common * b_common
     a_map, b_map = a_map // a_common, b_map // b_common

@@ -1,4 +1,4 @@
-"""A combinational 8x8 circuit as a list of gates: what the import reads, evaluates on every operand pair and hands to the hardware."""
+"""A combinational 8x8 circuit as a list of gates: read by the import, evaluated on every operand pair, rebuilt by the hardware."""
 
 from __future__ import annotations
 

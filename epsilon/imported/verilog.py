@@ -238,7 +238,8 @@ class _Gates:
         if "DFF" in kind or kind.startswith("$_FF_"):
             raise NetlistError(f"{self.module} is not combinational: {self.name(bit)} is a flip-flop")
         if kind.startswith("$mem"):
-            raise NetlistError(f"{self.module} has a memory, {label}: write a read-only one as a case statement")
+            memory = cell["parameters"].get("MEMID", label).lstrip("\\")
+            raise NetlistError(f"{self.module} has a memory, {memory}: write a read-only one as a case statement")
         raise NetlistError(f"{self.module} has an instance {label} of {kind}, whose gates are not known")
 
     def _make(self, bit: int, inputs: list[int]) -> None:

@@ -20,7 +20,7 @@ def joined(terms):
 
 
 def is_int8(terms):
-    return all(-128 <= min(values) and max(values) <= 127 for term in terms for values in (term.a_map, term.b_map))
+    return all(min(values) >= -128 and max(values) <= 127 for term in terms for values in (term.a_map, term.b_map))
 
 
 @pytest.mark.parametrize("key", PUBLISHED)

@@ -1,4 +1,4 @@
-"""Multipliers that do not give 0 for an activation of 0: idle rows and the zeros around an image count, in the emulator as in the RTL."""
+"""Multipliers that do not give 0 for an activation of 0: what idle rows and zeros around an image add, emulator and RTL alike."""
 
 import numpy as np
 import pytest
@@ -46,10 +46,13 @@ def linear(rng):
     return Linear(name="layer", inputs=("input",), weight=weight, bias=np.zeros(5, np.int32))
 
 
-def loaded(layer, config, faults=None):
+def loaded(layer, config):
+    """Return an emulator that holds this layer only."""
+    network = QuantizedNetwork(
+        name="layer", input_shape=(1, 1, 1), input_table=np.zeros((1, 256), np.int8), layers=(layer,), classes=2
+    )
     accelerator = Emulator(config)
-    accelerator.load(QuantizedNetwork("one", (1, 1, 1), np.zeros((1, 256), np.int8), (layer,), 2))
-    accelerator.set_faults(faults)
+    accelerator.load(network)
     return accelerator
 
 
@@ -61,8 +64,7 @@ def golden(layer, config, activations, seen, idle_code):
     if isinstance(layer, Convolution):
         (pad_y, pad_x), (step_y, step_x), (height, width) = layer.padding, layer.stride, layer.weight.shape[2:]
         padded = np.pad(activations, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
-        ys, xs = (range(0, size - kernel + 1, step) for size, kernel, step in zip(
-            padded.shape[2:], (height, width), (step_y, step_x), strict=True))
+        ys, xs = range(0, padded.shape[2] - height + 1, step_y), range(0, padded.shape[3] - width + 1, step_x)
         vectors = [padded[:, :, y : y + height, x : x + width].reshape(len(padded), groups, reduction) for y in ys for x in xs]
     else:
         vectors = [activations[:, None]]

@@ -47,7 +47,9 @@ endmodule
 """
 PORTS = "input [7:0] A, input [7:0] B, output [15:0] O"
 BAD_CIRCUITS = {
-    f"module m({PORTS}); reg l; always @* if (A[0]) l = B[0]; assign O = {{16{{l}}}}; endmodule": "m is not combinational: l is a latch",
+    f"module m({PORTS}); reg l; always @* if (A[0]) l = B[0]; assign O = {{16{{l}}}}; endmodule": (
+        "m is not combinational: l is a latch"
+    ),
     f"module m({PORTS}); reg q; always @(posedge A[0]) q <= B[0]; assign O = {{16{{q}}}}; endmodule": (
         "m is not combinational: q is a flip-flop"
     ),
@@ -60,13 +62,14 @@ BAD_CIRCUITS = {
     f"(* blackbox *) module HAX1(input A, B, output Y); endmodule module m({PORTS}); HAX1 U7(.A(A[0]), .B(B[0]), .Y(O[0])); "
     "assign O[15:1] = 0; endmodule": "m has an instance U7 of HAX1, whose gates are not known",
     f"module m({PORTS}); assign O[14:0] = A * B; endmodule": "m leaves O[15] undriven",
-    f"module m({PORTS}); wire w; assign w = A[0], w = B[0] & A[1]; assign O = {{16{{w}}}}; endmodule": "m ",
+    f"module m({PORTS}); wire w; assign w = A[0] ^ B[1], w = B[0] & A[1]; assign O = {{16{{w}}}}; endmodule": (
+        "m has several drivers of w"
+    ),
     f"module m({PORTS}); assign O = A[0] ? {{A, B}} : 16'bz; endmodule": "m has a tri-state driver, which is no logic",
     f"module m({PORTS}); assign O = A[0] ? {{A, B}} : 16'bx; endmodule": "m has products that depend on undefined values (x)",
-    f"module m({PORTS}); reg [15:0] rom [0:3]; assign O = rom[A[1:0]]; endmodule": "m ",
+    f"module m({PORTS}); reg [15:0] rom [0:3]; assign O = rom[A[1:0]]; endmodule": "m has a memory, rom: ",
     "module m(input [7:0] A, input [3:0] B, output [15:0] O); assign O = A * B; endmodule": (
-        "A multiplier has two inputs of 8 bits and one output of 16; the ports of m are "
-        "input A of 8, input B of 4, output O of 16"
+        "A multiplier has two inputs of 8 bits and one output of 16; the ports of m are input A of 8, input B of 4, output O of 16"
     ),
     f"module m({PORTS}, input clk); assign O = A * B; endmodule": (
         "A multiplier has two inputs of 8 bits and one output of 16; the ports of m are "
@@ -248,7 +251,8 @@ def test_refused(tmp_path, yosys, text):
 
 def test_undefined_values_that_do_not_matter(tmp_path, yosys):
     """The default is chosen by no operand: what it is makes no difference."""
-    text = f"module m({PORTS}); reg [15:0] p; always @* case (A[0]) 0: p = 0; 1: p = B; default: p = 16'bx; endcase assign O = p; endmodule"
+    choice = "case (A[0]) 0: p = 0; 1: p = B; default: p = 16'bx; endcase"
+    text = f"module m({PORTS}); reg [15:0] p; always @* {choice} assign O = p; endmodule"
     assert read(file_of(tmp_path, text), "unsigned").table()[128 + 1, 128 + 9] == 9
 
 
@@ -365,7 +369,7 @@ def test_command_shows_what_a_file_is(tmp_path, yosys):
     assert f": signed; mask {kvp.mask.hex()}, the function of v1/mul8s_1KR6 and v2022/mul8s_1KVP\n" in shown
     assert ": signed; a sum of exact products\n" in shown
     rows = list(csv.DictReader(io.StringIO(epsilon("multipliers", circuit, tmp_path / "plus.npy", "--csv", "-").stdout)))
-    assert [(row["mae"], row["exact_products"]) for row in rows][0] == ("33.28125", "3")
+    assert (rows[0]["mae"], rows[0]["exact_products"]) == ("33.28125", "3")
     assert int(rows[0]["gates"]) > 100
     assert (rows[1]["gates"], rows[1]["exact_products"], rows[1]["same_as"]) == ("", "4", "")
 
@@ -399,7 +403,9 @@ def test_only_a_table_has_no_hardware(tmp_path):
         result = epsilon(*command, "--multiplier", tmp_path / "rounded.npy")
         assert result.exit_code == 2
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("epsilon: ")]
-        assert line.endswith("is a table without a netlist that is no sum of few products: only the emulator runs it, at the level 'words'")
+        assert line.endswith(
+            "is a table without a netlist that is no sum of few products: only the emulator runs it, at the level 'words'"
+        )
         assert "Unused" not in result.stderr
 
 

@@ -223,7 +223,9 @@ def test_init_wrong_level():
 def test_init_wrong_table_alone():
     table = from_table(np.multiply.outer(np.arange(256), np.arange(256)) + 16 >> 5 << 5, "rounded", signed=False)
     for level in LEVELS:
-        with pytest.raises(ValueError, match=r"^file/rounded-\w{8} is a table without a netlist that is no sum of few products: only "):
+        with pytest.raises(
+            ValueError, match=r"^file/rounded-\w{8} is a table without a netlist that is no sum of few products: only "
+        ):
             MultiplierUnit(table, level=level)
 
 
