@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -363,12 +364,12 @@ def catalogue() -> dict[str, Multiplier]:
     return found
 
 
-def get(name: str | Multiplier) -> Multiplier:
+def get(name: str | os.PathLike | Multiplier) -> Multiplier:
     """Return the multiplier of that name.
 
     Parameters
     ----------
-    name : str
+    name : str or path
         A key (``v1/mul8s_1L2H``), a bare name (``mul8s_1KVP``) or a short name (``KVP``); without a release, ``v2022``. Or the
         file of a multiplier of your own, see ``epsilon.imported``.
 
@@ -381,6 +382,7 @@ def get(name: str | Multiplier) -> Multiplier:
     """
     if isinstance(name, Multiplier):
         return name
+    name = str(name)
     if (found := FILE.fullmatch(name)) is not None:
         from epsilon.imported import read  # it builds on this module
 

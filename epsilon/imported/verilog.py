@@ -77,7 +77,7 @@ def read_verilog(text: bytes, file: str, module: str | None = None) -> VerilogCi
     """
     from sim.toolchain import built_once, cache_folder  # the simulators import this package
 
-    facts = json.dumps([FORMAT, MODULES, GATES, file, module]).encode()
+    facts = json.dumps([FORMAT, MODULES, GATES, module]).encode()
     key = hashlib.sha256(facts + b"\0" + text).hexdigest()[:24]
     folder = built_once(cache_folder() / "multipliers" / key, lambda work: _convert(work, text, file, module))
     values = json.loads((folder / "circuit.json").read_text())
@@ -87,7 +87,7 @@ def read_verilog(text: bytes, file: str, module: str | None = None) -> VerilogCi
 
 def _convert(work: Path, text: bytes, file: str, module: str | None) -> None:
     """Fill a cache entry. Yosys as a package sees nothing but the folder that it runs in."""
-    source = re.sub(r"[^A-Za-z0-9_.-]", "_", file)
+    source = re.sub(r"^-|[^A-Za-z0-9_.-]", "_", file)
     (work / source).write_bytes(text)
     _yosys(MODULES.format(file=source), work, file)
     modules = json.loads((work / "modules.json").read_text())["modules"]
@@ -100,7 +100,7 @@ def _convert(work: Path, text: bytes, file: str, module: str | None) -> None:
     for leftover in list(work.iterdir()):
         leftover.unlink()
     (work / "netlist.json").write_text(netlist.to_json())
-    (work / "circuit.json").write_text(json.dumps({"file": file, "module": name, "declared_signed": signed}))
+    (work / "circuit.json").write_text(json.dumps({"module": name, "declared_signed": signed}))
 
 
 def _yosys(script: str, work: Path, file: str) -> None:
@@ -138,6 +138,9 @@ def _top(modules: dict, file: str, wanted: str | None) -> str:
             kind = cell["type"]
             if not kind.startswith("$") and kind not in modules:
                 raise NetlistError(f"{file} does not define the module {kind} that {label} of {name} is an instance of")
+    # It becomes part of a script.
+    if not re.fullmatch(r"[\w$]+", names[0]):
+        raise NetlistError(f"The name of a multiplier's module must be letters, digits, _ and $, not {names[0]!r}")
     return names[0]
 
 

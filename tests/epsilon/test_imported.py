@@ -75,6 +75,9 @@ BAD_CIRCUITS = {
         "A multiplier has two inputs of 8 bits and one output of 16; the ports of m are "
         "input A of 8, input B of 8, output O of 16, input clk of 1"
     ),
+    "module \\a;exec (input [7:0] A, input [7:0] B, output [15:0] O); assign O = A * B; endmodule": (
+        "The name of a multiplier's module must be letters, digits, _ and $, not 'a;exec'"
+    ),
     "": "bad.v has no module of two 8-bit inputs and one 16-bit output that no other module uses",
     f"module m({PORTS}); assign O = A * B; endmodule module n({PORTS}); assign O = A + B; endmodule": (
         "bad.v has several multipliers, m, n: name one, bad.v:m"
@@ -283,7 +286,7 @@ def test_table_files(tmp_path, suffix):
     kvp = multipliers.get("KVP")
     path = tmp_path / f"mine.{suffix}"
     (np.save if suffix == "npy" else np.savez)(path, kvp.table())
-    found = multipliers.get(str(path))
+    found = multipliers.get(path)
     assert (found.mask, found.netlist, found.is_circuit) == (kvp.mask, None, True)
     assert found.key.startswith("file/mine-")
     assert multipliers.get(found.spec) == found
