@@ -244,7 +244,7 @@ def test_module_by_name(tmp_path, yosys):
         read(path, "o")
 
 
-@pytest.mark.parametrize("text", BAD_CIRCUITS)
+@pytest.mark.parametrize("text", BAD_CIRCUITS, ids=[str(number) for number in range(len(BAD_CIRCUITS))])
 def test_refused(tmp_path, yosys, text):
     with pytest.raises(ValueError, match=r"\w") as refused:
         read(file_of(tmp_path, text, "bad.v"), "signed")
