@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from epsilon import multipliers
 from epsilon.multipliers import Multiplier
@@ -27,10 +27,10 @@ class ArrayConfig:
     cols : int
         Columns of the array, the outputs, 1..64.
     multiplier : Multiplier or str
-        The multiplier of every PE (a catalogue name is looked up).
+        The multiplier of every PE (a catalogue name is looked up, a file of your own is read).
     level : str
-        ``words`` (sum of masked products: fast simulation, carry chains on an FPGA) or ``gates`` (the carry-save netlist).
-        Both compute the same function.
+        ``words`` (sum of masked products: fast simulation, carry chains on an FPGA) or ``gates`` (the carry-save netlist, or your
+        own). Both compute the same function.
     accumulator_depth : int
         Activation vectors whose partial results the accumulators hold, 1..4096.
     fault_injection : bool
@@ -59,11 +59,16 @@ class ArrayConfig:
         _require_integer("The accumulator depth", self.accumulator_depth, MIN_DEPTH, MAX_DEPTH)
         if self.level not in LEVELS:
             raise ValueError(f"The level of the array must be one of {', '.join(LEVELS)}, not {self.level!r}")
-        if self.level == "gates" and not self.multiplier.is_circuit:
-            raise ValueError(f"{self.multiplier.key} is a table without a netlist: use the level 'words'")
+        if self.level == "gates":
+            self.multiplier.require_form(self.level)
         for flag in ("fault_injection", "repair"):
             if not isinstance(getattr(self, flag), bool):
                 raise ValueError(f"{flag} must be True or False, not {getattr(self, flag)!r}")
+
+    @property
+    def is_netlist(self) -> bool:
+        """Whether the PEs' multipliers are netlists of gates, whatever the level is called."""
+        return self.level == "gates" or self.multiplier.is_gates_only
 
     @property
     def pes(self) -> int:
@@ -71,10 +76,9 @@ class ArrayConfig:
         return self.rows * self.cols
 
     def describe(self) -> dict:
-        """Return the parameters as plain JSON values; the multiplier by key and mask."""
-        values = asdict(self)
-        values["multiplier"] = {"key": self.multiplier.key, "mask": self.multiplier.mask.hex()}
-        return values
+        """Return the parameters as plain JSON values; the multiplier by key and function."""
+        values = {parameter.name: getattr(self, parameter.name) for parameter in fields(self)}
+        return values | {"multiplier": self.multiplier.describe()}
 
     @property
     def digest(self) -> str:

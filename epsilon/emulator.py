@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from epsilon.accelerator import Counters, ScanRecords, StuckBits, WeightWords, seen_by_multiplier
 from epsilon.config import ArrayConfig
+from epsilon.idle_rows import idle_sums, padded
 from epsilon.multipliers import Multiplier, Term
 from epsilon.network import Convolution, QuantizedNetwork, WeightedLayer
 from epsilon.signatures import count_records, golden_quartiles
@@ -78,9 +79,16 @@ class Emulator:
         """Return the accumulators of a layer, int32, without bias; see ``Accelerator.run_layer``."""
         derived = self._of(layer)
         require_activations(derived.layer, activations)
+        node, inputs = derived.layer, activations.to(self.device)
+        if not self.config.multiplier.keeps_zero:
+            node, inputs = padded(node, inputs)
         if derived.packed is None:
-            derived.packed = _Packed(derived.layer, derived.seen, self.config.multiplier, self.device)
-        sums = derived.packed.run(activations.to(self.device)).to(activations.device)
+            derived.packed = _Packed(node, derived.seen, self.config.multiplier, self.device)
+        sums = derived.packed.run(inputs).to(activations.device)
+        idle = idle_sums(node, self.config, self._memory.faults)
+        if idle is not None:
+            idle = torch.from_numpy(idle.astype(np.int32)).to(sums.device)
+            sums += idle.reshape(1, -1, *(1,) * (sums.dim() - 2))
         self._ledger.run(layer, tuple(activations.shape[1:]), activations.shape[0])
         return sums
 

@@ -97,7 +97,7 @@ class Outcome:
 
 
 def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
-    """Return the confidence threshold that was fitted for this multiplier on the validation split.
+    """Return the confidence threshold that was fitted for this multiplier, or one of the same function, on the validation split.
 
     Raises
     ------
@@ -105,11 +105,10 @@ def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
         When none was.
     """
     fitted = network.metadata.get("gamma", {})
-    if config.multiplier.key not in fitted:
-        raise ValueError(
-            f"The network {network.name!r} has no confidence threshold for {config.multiplier.key}: give one with --gamma"
-        )
-    return float(fitted[config.multiplier.key])
+    for multiplier in (config.multiplier, *config.multiplier.twins):
+        if multiplier.key in fitted:
+            return float(fitted[multiplier.key])
+    raise ValueError(f"The network {network.name!r} has no confidence threshold for {config.multiplier.key}: give one with --gamma")
 
 
 @contextmanager

@@ -88,7 +88,12 @@ def train(
                 raise ValueError(f"The number of {field.replace('_', ' ')} must be an integer of at least {low}, not {value!r}")
             recipe = recipe if field == "threads" else replace(recipe, **{field: value})
     if tuned_for is not None:
-        recipe = replace(recipe, tuned_for=tuple(multipliers.get(wanted).key for wanted in tuned_for))
+        chosen = [multipliers.get(wanted) for wanted in tuned_for]
+        for multiplier in chosen:
+            if multiplier.terms is None or not multiplier.keeps_zero:
+                needed = "a sum of exact products that gives 0 for an activation of 0"
+                raise ValueError(f"The network cannot be fine-tuned for {multiplier.key}: fine-tuning needs {needed}")
+        recipe = replace(recipe, tuned_for=tuple(multiplier.spec for multiplier in chosen))
         if not recipe.tuned_for:
             raise ValueError("The network must be fine-tuned for at least one multiplier")
     dataset = models.parse(name).dataset

@@ -1,12 +1,16 @@
-"""The multiplier of a processing element, generated from the mask of kept partial products.
+"""The multiplier of a processing element: generated from the mask of kept partial products, or the user's own gates.
 
 Ref: C. R. Baugh, B. A. Wooley, "A two's complement parallel array multiplication algorithm", IEEE Trans. Computers C-22(12), 1973.
 """
 
+import re
+
+from amaranth.hdl import Array as ValueArray
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from epsilon.imported.netlist import GateNetlist
 from epsilon.multipliers import Multiplier
 
 __all__ = ["LEVELS", "MultiplierUnit"]
@@ -22,28 +26,30 @@ class MultiplierUnit(wiring.Component):
     ----------
     multiplier : Multiplier
     level : str
-        ``gates``: carry-save array of half and full adders over the kept partial products, as in the published circuits.
-        ``words``: sum of at most five products of masked operands; the same function, for fast simulation.
+        ``gates``: the user's own netlist where there is one, else a carry-save array of half and full adders over the kept partial
+        products, as in the published circuits.
+        ``words``: sum of products of masked or looked-up operands; the same function, for fast simulation. A netlist that no mask
+        describes stands for itself.
 
     Members
     -------
     a : In(signed(8)), the activation.
     b : In(signed(8)), the weight.
-    o : Out(signed(16)), the product.
-    """
+    o : Out(signed(16)), the product; signed(17) where ``multiplier.product_bits`` says so.
 
-    a: In(signed(8))
-    b: In(signed(8))
-    o: Out(signed(PRODUCT_BITS))
+    Raises
+    ------
+    ValueError
+        For an unknown level, and for a table without a form that hardware can have at that level.
+    """
 
     def __init__(self, multiplier: Multiplier, *, level: str = "gates"):
         if level not in LEVELS:
             raise ValueError(f"The level of a multiplier must be one of {', '.join(LEVELS)}, not {level!r}")
-        if level == "gates" and not multiplier.is_circuit:
-            raise ValueError(f"{multiplier.key} is a table without a netlist: use the level 'words'")
+        multiplier.require_form(level)
         self._multiplier = multiplier
         self._level = level
-        super().__init__()
+        super().__init__({"a": In(signed(8)), "b": In(signed(8)), "o": Out(signed(multiplier.product_bits))})
 
     @property
     def multiplier(self) -> Multiplier:
@@ -55,14 +61,33 @@ class MultiplierUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        if self._level == "gates":
-            m.d.comb += self.o.eq(_carry_save_array(m, self._multiplier, self.a, self.b))
-        elif self._multiplier.negative_magnitude:
-            m.d.comb += self.o.eq(_negative_magnitude_product(self._multiplier, self.a, self.b))
+        multiplier = self._multiplier
+        if multiplier.netlist is not None and (self._level == "gates" or multiplier.is_gates_only):
+            product = _sign_magnitude if multiplier.sign_magnitude else _signed_netlist
+            m.d.comb += self.o.eq(product(m, multiplier.netlist, self.a, self.b))
+        elif self._level == "gates":
+            m.d.comb += self.o.eq(_carry_save_array(m, multiplier, self.a, self.b))
+        elif multiplier.negative_magnitude:
+            m.d.comb += self.o.eq(_negative_magnitude_product(multiplier, self.a, self.b))
         else:
-            products = [_masked(self.a, t.a_mask) * _masked(self.b, t.b_mask) for t in self._multiplier.terms]
-            m.d.comb += self.o.eq(sum(products, Const(0, signed(PRODUCT_BITS))))
+            total = Const(0, self.o.shape())
+            for index, term in enumerate(multiplier.terms):
+                a = _mapped(m, f"a_{index}", self.a, term.a_mask, term.a_map)
+                b = _mapped(m, f"b_{index}", self.b, term.b_mask, term.b_map)
+                total = total + a * b if term.sign > 0 else total - a * b
+            m.d.comb += self.o.eq(total)
         return m
+
+
+def _mapped(m: Module, name: str, operand: Value, mask: int | None, mapping: tuple[int, ...]) -> Value:
+    """Return an operand's map: as a mask, else looked up."""
+    if mask is not None:
+        return _masked(operand, mask)
+    bits = max(max(mapping).bit_length(), (~min(mapping)).bit_length()) + 1
+    found = Signal(signed(bits), name=f"map_{name}")
+    # Indexed by the code's byte.
+    m.d.comb += found.eq(ValueArray(Const(value, signed(bits)) for value in mapping[128:] + mapping[:128])[operand.as_unsigned()])
+    return found
 
 
 def _masked(operand: Value, mask: int) -> Value:
@@ -79,6 +104,39 @@ def _negative_magnitude_product(multiplier: Multiplier, a: Value, b: Value) -> V
         return _masked(Mux(both_negative, -value, value)[:8].as_signed(), mask)
 
     return operand(a, term.a_mask) * operand(b, term.b_mask)
+
+
+def _signed_netlist(m: Module, netlist: GateNetlist, a: Value, b: Value) -> Value:
+    return _gates(m, netlist, a, b).as_signed()
+
+
+def _sign_magnitude(m: Module, netlist: GateNetlist, a: Value, b: Value) -> Value:
+    """Return the unsigned product of the magnitudes, negated where the signs differ."""
+    magnitudes = [
+        _named(m, f"magnitude_{name}", Mux(operand[7], -operand, operand)[:8], 8) for name, operand in (("a", a), ("b", b))
+    ]
+    product = _gates(m, netlist, *magnitudes)
+    return Mux(a[7] ^ b[7], -product, product)
+
+
+def _gates(m: Module, netlist: GateNetlist, a: Value, b: Value) -> Value:
+    """Return the outputs of a netlist, lowest bit first, with a signal for every gate."""
+    nodes = [Const(0, 1), Const(1, 1), *a, *b]
+    for operation, inputs, name in netlist.gates:
+        x, *others = (nodes[source] for source in inputs)
+        match operation:
+            case "not":
+                value = ~x
+            case "and":
+                value = x & others[0]
+            case "or":
+                value = x | others[0]
+            case "xor":
+                value = x ^ others[0]
+            case _:
+                value = Mux(x, others[1], others[0])
+        nodes.append(_named(m, re.sub(r"\W", "_", name), value))
+    return Cat(*(nodes[source] for source in netlist.outputs))
 
 
 def _carry_save_array(m: Module, multiplier: Multiplier, a: Value, b: Value) -> Value:
@@ -144,7 +202,7 @@ def _add_bits(m: Module, name: str, bits: list) -> tuple[list, list]:
     raise AssertionError(f"a column of {len(wires)} signals and {ones} ones cannot occur")
 
 
-def _named(m: Module, name: str, value: Value) -> Signal:
-    signal = Signal(name=name)
+def _named(m: Module, name: str, value: Value, width: int = 1) -> Signal:
+    signal = Signal(width, name=name)
     m.d.comb += signal.eq(value)
     return signal

@@ -30,7 +30,13 @@ def generate(config: ArrayConfig) -> str:
 
     The ports of a stream ``s`` are ``s_tdata``, ``s_tvalid``, ``s_tready``; the others are ``clk``, ``rst`` (synchronous), ``busy``
     and ``cycles``. The processing element is one module with as many instances as there are PEs.
+
+    Raises
+    ------
+    ValueError
+        For a multiplier that the hardware can have no form of.
     """
+    config.multiplier.require_form(config.level)
     header = (
         f"// EPSILON accelerator, {config.rows} x {config.cols}, {config.multiplier.key} ({config.level}), "
         f"configuration {config.digest}\n"

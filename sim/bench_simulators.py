@@ -133,7 +133,7 @@ def bench(
 
 
 def _measure(job: Job, span_s: float, limit_s: float, cache: Path | None) -> Measurement:
-    config = {**job.config.describe(), "multiplier": job.config.multiplier.key}
+    config = {**job.config.describe(), "multiplier": job.config.multiplier.spec}
     command = [sys.executable, "-m", "sim.bench_workers", job.kind.worker, json.dumps(config), str(span_s)]
     if job.kind.worker == "lanes":
         command += [str(job.kind.lanes), str(job.kind.cores), job.kind.backend]

@@ -64,9 +64,15 @@ class ArrayDriver(ABC):
     Parameters
     ----------
     config : ArrayConfig
+
+    Raises
+    ------
+    ValueError
+        For a multiplier that the hardware can have no form of.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
+        config.multiplier.require_form(config.level)
         self.config = config
         self._memory = WeightMemory(config)
         self._state = ScanState()

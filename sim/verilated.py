@@ -209,7 +209,7 @@ def _compile(config: ArrayConfig, trace: bool, compiler: str, verilator: Verilat
     shutil.copy(HARNESS, work)
 
     flags = [*VERILATOR_FLAGS, *(["--trace-vcd"] if trace else [])]
-    if config.level == "gates":
+    if config.is_netlist:
         # Thousands of small assignments per PE: one function for all PEs instead of one per PE keeps the build short.
         (work / "pe.vlt").write_text('`verilator_config\nno_inline -module "processing_element"\n')
         flags.append("pe.vlt")

@@ -66,7 +66,13 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write
 Rows = Annotated[int, typer.Option("--rows", help="Rows of the array (reduction), 1..64.", rich_help_panel=ARRAY)]
 Cols = Annotated[int, typer.Option("--cols", help="Columns of the array (outputs), 1..64.", rich_help_panel=ARRAY)]
 MultiplierName = Annotated[
-    str, typer.Option("--multiplier", metavar="NAME", help="Multiplier of every PE; see `multipliers`.", rich_help_panel=ARRAY)
+    str,
+    typer.Option(
+        "--multiplier",
+        metavar="NAME|FILE",
+        help="Multiplier of every PE; see `multipliers`. Or your own: a Verilog file, or a table (.npy, .npz).",
+        rich_help_panel=ARRAY,
+    ),
 ]
 Level = Annotated[
     str,

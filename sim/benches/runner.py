@@ -227,7 +227,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _to_json(config: ArrayConfig) -> str:
-    return json.dumps({**config.describe(), "multiplier": config.multiplier.key})
+    return json.dumps({**config.describe(), "multiplier": config.multiplier.spec})
 
 
 def _sources(bench: Bench, simulator: str, build: Path) -> tuple[list, list[str]]:

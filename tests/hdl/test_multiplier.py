@@ -11,12 +11,46 @@ from amaranth.lib import data
 from amaranth.sim import Simulator
 
 from epsilon import multipliers
+from epsilon.imported import from_table
+from epsilon.imported.netlist import FIRST_GATE, OPERATIONS, GateNetlist
+from epsilon.multipliers import Multiplier
 from hdl.multiplier import LEVELS, MultiplierUnit
 from sim.toolchain import cxx_compiler, find_verilator, run_tool
 
 KEYS = list(multipliers.catalogue())
+
+
+def random_netlist(seed: int, gates: int = 150) -> GateNetlist:
+    """Return a netlist of random gates, the last ones its outputs."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for node in range(FIRST_GATE, FIRST_GATE + gates):
+        operation = str(rng.choice(list(OPERATIONS)))
+        # Constants and operands at any depth, mostly what was made just before.
+        inputs = [int(rng.integers(0 if rng.random() < 0.3 else max(0, node - 20), node)) for _ in range(OPERATIONS[operation])]
+        chosen.append((operation, tuple(inputs), f"U{node}.Y[{node % 3}]"))
+    return GateNetlist(tuple(chosen), tuple(range(FIRST_GATE + gates - 16, FIRST_GATE + gates)))
+
+
+def own_multipliers() -> list[Multiplier]:
+    """Return multipliers of every form that an import has: gates signed and by sign-magnitude, with a mask, and looked-up maps."""
+    netlist, small = random_netlist(1), GateNetlist((("and", (2, 10), "p"),), (FIRST_GATE, *[0] * 15))
+    outputs = netlist.evaluate()
+    codes = np.arange(-128, 128)
+    logarithmic = np.sign(codes) * (1 << np.log2(np.abs(codes) + (codes == 0)).astype(int))
+    return [
+        from_table(np.roll(outputs.view(np.int16), (128, 128), axis=(0, 1)), "gates", netlist=netlist),
+        from_table(outputs, "magnitudes", signed=False, netlist=netlist),
+        from_table(np.roll(small.evaluate(), (128, 128), axis=(0, 1)), "masked_gates", netlist=small),
+        from_table(multipliers.get("KVP").table().astype(np.int32) + 37, "compensated"),
+        from_table(-np.multiply.outer(logarithmic, codes) + np.multiply.outer(codes // 3, logarithmic), "looked_up"),
+    ]
+
+
+OWN = {multiplier.key: multiplier for multiplier in own_multipliers()}
+MULTIPLIERS = {**multipliers.catalogue(), **OWN}
 #: Every multiplier at every level that it has: the adders of the one, the products of the other.
-UNITS = [(key, level) for key in KEYS for level in LEVELS if level == "words" or multipliers.get(key).is_circuit]
+UNITS = [(key, level) for key in MULTIPLIERS for level in LEVELS if level == "words" or MULTIPLIERS[key].is_circuit]
 
 MAIN = """
 #include <cstdio>
@@ -31,7 +65,7 @@ int main(int, char** arguments) {
         top->a = (pair >> 8) - 128;
         top->b = (pair & 255) - 128;
         top->eval();
-        std::fwrite(&top->o, 2, UNITS, file);
+        std::fwrite(&top->o, 4, UNITS, file);
     }
     return std::fclose(file);
 }
@@ -44,12 +78,12 @@ class _Units(Elaboratable):
     def __init__(self):
         self.a = Signal(signed(8))
         self.b = Signal(signed(8))
-        self.o = Signal(data.ArrayLayout(signed(16), len(UNITS)))
+        self.o = Signal(data.ArrayLayout(signed(32), len(UNITS)))
 
     def elaborate(self, platform):
         m = Module()
         for index, (key, level) in enumerate(UNITS):
-            unit = multipliers.get(key).component(level)
+            unit = MULTIPLIERS[key].component(level)
             m.submodules[f"{level}_{key.replace('/', '_')}"] = unit
             m.d.comb += [unit.a.eq(self.a), unit.b.eq(self.b), self.o[index].eq(unit.o)]
         return m
@@ -57,7 +91,7 @@ class _Units(Elaboratable):
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """Run all 65,536 pairs through one Verilated model of all multipliers; return int16 (256, 256) by (key, level)."""
+    """Run all 65,536 pairs through one Verilated model of all multipliers; return int32 (256, 256) by (key, level)."""
     work = tmp_path_factory.mktemp("multipliers")
     units = _Units()
     ports = [units.a, units.b, units.o.as_value()]
@@ -79,7 +113,7 @@ def simulated(tmp_path_factory):
         [*cxx_compiler().split(), *options, *defines, *includes, *map(str, sources), "-o", "units"], cwd=work, what="The compiler"
     )
     subprocess.run([work / "units", work / "products.bin"], check=True)
-    products = np.fromfile(work / "products.bin", dtype="<i2").reshape(256, 256, len(UNITS))
+    products = np.fromfile(work / "products.bin", dtype="<i4").reshape(256, 256, len(UNITS))
     return {unit: products[:, :, index] for index, unit in enumerate(UNITS)}
 
 
@@ -99,7 +133,7 @@ def joined_terms(multiplier):
 
 @pytest.mark.parametrize(("key", "level"), UNITS)
 def test_rtl_equals_table(simulated, key, level):
-    assert np.array_equal(simulated[key, level], multipliers.get(key).table())
+    assert np.array_equal(simulated[key, level], MULTIPLIERS[key].table())
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -118,6 +152,34 @@ def test_table_equals_published(published, key):
 def test_every_published_circuit_is_in_the_catalogue(published):
     assert {name for name in published if not name.startswith("adapt/")} == {key for key in KEYS if not key.startswith("adapt/")}
     assert len(KEYS) == 27
+
+
+def test_own_multipliers_have_every_form():
+    gates, magnitudes, masked, compensated, looked_up = OWN.values()
+    assert (gates.terms, magnitudes.terms) == (None, None)
+    assert (gates.product_bits, magnitudes.product_bits, magnitudes.sign_magnitude) == (16, 17, True)
+    assert masked.mask == bytes([1, *[0] * 7])
+    assert (compensated.is_circuit, len(compensated.terms)) == (False, 4)
+    assert {sign for term in looked_up.terms for sign in [term.a_mask, term.b_mask]} >= {None, 0xFF}
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_sim_own_netlist(index):
+    """Amaranth's simulator sees the gates as Verilator does."""
+    multiplier = list(OWN.values())[index]
+    unit = multiplier.component("words")
+    rng = np.random.default_rng(2)
+
+    async def bench(ctx):
+        for a, b in [(-128, -128), (0, -1), *rng.integers(-128, 128, (40, 2)).tolist()]:
+            ctx.set(unit.a, a)
+            ctx.set(unit.b, b)
+            await ctx.delay(1e-9)
+            assert ctx.get(unit.o) == multiplier.table()[a + 128, b + 128]
+
+    simulator = Simulator(unit)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 def test_operand_order():
@@ -156,6 +218,15 @@ def test_component_parameters():
 def test_init_wrong_level():
     with pytest.raises(ValueError, match=r"^The level of a multiplier must be one of gates, words, not 'cells'$"):
         MultiplierUnit(multipliers.get("KVP"), level="cells")
+
+
+def test_init_wrong_table_alone():
+    table = from_table(np.multiply.outer(np.arange(256), np.arange(256)) + 16 >> 5 << 5, "rounded", signed=False)
+    for level in LEVELS:
+        with pytest.raises(
+            ValueError, match=r"^file/rounded-\w{8} is a table without a netlist that is no sum of few products: only "
+        ):
+            MultiplierUnit(table, level=level)
 
 
 def test_init_wrong_table_without_netlist():
