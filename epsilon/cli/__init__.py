@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from epsilon.cli import bench, checking, demonstration, faultsim, hardware, running, simulators, testset, training
+from epsilon.cli import bench, checking, demonstration, emulation, faultsim, hardware, running, simulators, testset, training
 from epsilon.cli.errors import SentenceGroup
 
 __all__ = ["app", "main"]
@@ -50,6 +50,7 @@ app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)
 bench.app.command()(simulators.simulators)
+bench.app.command()(emulation.emulator)
 bench.app.command("testset")(testset.whole_set)
 app.add_typer(bench.app, name="bench")
 

@@ -132,10 +132,10 @@ class Library:
         if not channels_last:
             sums = sums.contiguous()
         codes = torch.empty_like(sums, dtype=torch.int8)
-        channels = sums.shape[1]
-        inner = 1 if channels_last or sums.dim() == 2 else sums[0, 0].numel()
         if not sums.numel():
             return codes
+        channels = sums.shape[1]
+        inner = 1 if channels_last or sums.dim() == 2 else sums[0, 0].numel()
         tensors = (sums, bias, multiplier, shift, codes)
         job = _Requantization(
             *(tensor.data_ptr() for tensor in tensors), sums.numel() // (channels * inner), channels, inner,
