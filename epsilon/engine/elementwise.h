@@ -22,54 +22,59 @@ static inline int8_t requantized(int32_t sum, int32_t bias, int32_t multiplier, 
     return (int8_t)std::min(std::max(code, low), high);
 }
 
-// The same for neighbouring channels, as many as vectors hold; returns how many that were.
-static inline int64_t requantize_channels(const RequantizationJob &job, const int32_t *sums, const uint64_t *offset, int8_t *codes) {
+#if VECTOR_BYTES > 16
+typedef int64_t Longs __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint64_t UnsignedLongs __attribute__((vector_size(VECTOR_BYTES)));
+
+// The same for the even lanes of sums and multipliers.
+static inline Longs requantized_even(Whole sum, Whole multiplier, const uint64_t *offset, const uint64_t *shift, Longs low, Longs high) {
+    const UnsignedLongs places = load<UnsignedLongs>(shift), top = TOP - UnsignedLongs{};
+    const UnsignedLongs product = (UnsignedLongs)INTEL(mul_epi32)(sum, multiplier);
+    const Longs code = (Longs)((product + load<UnsignedLongs>(offset)) >> places) - (Longs)(top >> places);
+    const Longs floor = code < low ? low : code;
+    return floor > high ? high : floor;
+}
+#endif
+
+// The same for neighbouring channels, as many as vectors hold; returns how many that were. `offset` and `shift` are those of the even
+// channels of a vector, then those of the odd ones.
+static inline int64_t requantize_channels(const RequantizationJob &job, const int32_t *sums, const uint64_t *offset,
+                                          const uint64_t *shift, int8_t *codes) {
     int64_t c = 0;
 #if VECTOR_BYTES > 16
-    typedef int64_t Long __attribute__((vector_size(VECTOR_BYTES)));
-    typedef uint64_t UnsignedLong __attribute__((vector_size(VECTOR_BYTES)));
-    typedef int32_t Half __attribute__((vector_size(VECTOR_BYTES / 2)));
-    constexpr int TOGETHER = VECTOR_BYTES / 8;
-    const Long low = job.low - Long{}, high = job.high - Long{};
-    const UnsignedLong top = TOP - UnsignedLong{};
-    for (; c + TOGETHER <= job.channels; c += TOGETHER) {
-        const Long sum = __builtin_convertvector(load<Half>(sums + c) + load<Half>(job.bias + c), Long);
-        const Long factor = __builtin_convertvector(load<Half>(job.multiplier + c), Long);
-        const UnsignedLong product = (UnsignedLong)INTEL(mul_epi32)((Whole)sum, (Whole)factor);
-        const UnsignedLong shift = load<UnsignedLong>(job.shift + c);
-        Long code = (Long)((product + load<UnsignedLong>(offset + c)) >> shift) - (Long)(top >> shift);
-        code = code < low ? low : code;
-        code = code > high ? high : code;
-        const Half narrow = __builtin_convertvector(code, Half);
-        for (int i = 0; i < TOGETHER; i++) codes[c + i] = (int8_t)narrow[i];
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    const Longs low = job.low - Longs{}, high = job.high - Longs{};
+    for (; c + LANES <= job.channels; c += LANES) {
+        const Whole sum = (Whole)(load<Words>(sums + c) + load<Words>(job.bias + c)), factor = (Whole)load<Words>(job.multiplier + c);
+        const Longs even = requantized_even(sum, factor, offset + c, shift + c, low, high);
+        const Longs odd = requantized_even(INTEL(srli_epi64)(sum, 32), INTEL(srli_epi64)(factor, 32), offset + c + LANES / 2,
+                                           shift + c + LANES / 2, low, high);
+        store(codes + c, __builtin_convertvector((Words)((even & 0xFFFFFFFFLL) | (odd << 32)), Bytes));
     }
 #else
-    (void)sums, (void)offset, (void)codes;
+    (void)job, (void)sums, (void)offset, (void)shift, (void)codes;
 #endif
     return c;
 }
 
 static int requantize(const RequantizationJob &job) {
-    std::vector<uint64_t> offset(job.channels);
+    std::vector<uint64_t> offset(job.channels), apart_offset(job.channels), apart_shift(job.channels);
     for (int64_t c = 0; c < job.channels; c++) offset[c] = TOP + (uint64_t{1} << (job.shift[c] - 1));
-    const int64_t size = job.channels * job.inner, rows = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, size));
+    for (int64_t c = 0; c < job.channels / LANES * LANES; c++) {
+        const int64_t place = c / LANES * LANES + c % 2 * (LANES / 2) + c % LANES / 2;
+        apart_offset[place] = offset[c], apart_shift[place] = job.shift[c];
+    }
+    const int64_t size = job.channels * job.inner, rows = std::max<int64_t>(1, 16384 / size);
     return share(job.threads, (job.outer + rows - 1) / rows, 0, [&](int64_t item, char *) {
         for (int64_t row = item * rows; row < std::min(job.outer, (item + 1) * rows); row++) {
-            const int32_t *__restrict sums = job.sums + row * size;
-            int8_t *__restrict codes = job.codes + row * size;
-            const int32_t *__restrict bias = job.bias, *__restrict multiplier = job.multiplier;
-            const uint64_t *__restrict shift = (const uint64_t *)job.shift, *__restrict offsets = offset.data();
-            const int64_t low = job.low, high = job.high;
-            if (job.inner == 1) {
-                for (int64_t c = requantize_channels(job, sums, offsets, codes); c < job.channels; c++)
-                    codes[c] = requantized(sums[c], bias[c], multiplier[c], offsets[c], shift[c], low, high);
-                continue;
-            }
-            for (int64_t c = 0; c < job.channels; c++) {
-                const int32_t added = bias[c], factor = multiplier[c];
-                const uint64_t places = shift[c], half = offsets[c];
+            const int32_t *sums = job.sums + row * size;
+            int8_t *codes = job.codes + row * size;
+            int64_t c = job.inner == 1 ? requantize_channels(job, sums, apart_offset.data(), apart_shift.data(), codes) : 0;
+            for (; c < job.channels; c++) {
+                const int32_t bias = job.bias[c], multiplier = job.multiplier[c];
+                const uint64_t half = offset[c], shift = job.shift[c];
                 for (int64_t i = c * job.inner; i < (c + 1) * job.inner; i++)
-                    codes[i] = requantized(sums[i], added, factor, half, places, low, high);
+                    codes[i] = requantized(sums[i], bias, multiplier, half, shift, job.low, job.high);
             }
         }
     });

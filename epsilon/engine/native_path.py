@@ -79,10 +79,25 @@ class NativePath:
         if kernel not in self._packed:
             self._packed[kernel] = getattr(self, f"_pack_{kernel}")()
         weights, options = self._packed[kernel]
+        if kernel == "table" and self.shape.linear and len(activations) < self.shape.outputs:
+            return self._run_exchanged(activations)
         if kernel.startswith("table"):
             return self.library.convolve(kernel, self.shape, activations, weights, **options)
         maps, masks = self._maps
         return self.library.convolve(kernel, self.shape, activations, weights, maps, masks, terms=len(self._terms), **options)
+
+    def _run_exchanged(self, activations: torch.Tensor) -> torch.Tensor:
+        """Run a linear layer with activations and weights exchanged.
+
+        What the kernel spreads out for the operands in its panels pays when there are more rows than operands.
+        """
+        exchanged = LayerShape(channels=self.shape.channels, outputs=len(activations), linear=True)
+        table, seen = np.ascontiguousarray(self._table.T), torch.from_numpy(self._seen)
+        if not exchanged.outputs:
+            return torch.empty((0, self.shape.outputs), dtype=torch.int32)
+        path = NativePath(exchanged, activations.numpy(), None, table, self._largest, self.library, "table")
+        weights, options = path._pack_table()
+        return self.library.convolve("table", exchanged, seen, weights, **options).T.contiguous()
 
     @property
     def _panel(self) -> int:

@@ -7,17 +7,17 @@ constexpr int OUTPUTS = 32, DEEP = 4;
 constexpr int64_t MOST_ROWS = 1024;
 constexpr int CODES = 256;
 
-// Writes lines of a group of an image as codes + 128, padded with code 0: channels apart by `channel` bytes, pixels by `pixel`.
-static inline void copy_codes(const Job &job, const int8_t *image, int64_t first, int64_t lines, int64_t columns, int64_t channel,
-                              int64_t pixel, uint8_t *to) {
+// Writes lines of a group of an image as codes + 128, padded with code 0.
+static inline void copy_codes(const Job &job, const int8_t *image, int64_t first, int64_t lines, int64_t columns, uint8_t *to) {
+    memset(to, 128, lines * columns * job.channels);
     for (int64_t line = 0; line < lines; line++) {
         const int64_t y = first + line - job.padding_y;
-        for (int64_t column = 0; column < columns; column++) {
-            const int64_t x = column - job.padding_x;
-            uint8_t *at = to + (line * columns + column) * pixel;
-            const bool inside = y >= 0 && y < job.height && x >= 0 && x < job.width;
+        if (y < 0 || y >= job.height) continue;
+        const int64_t inside = std::min<int64_t>(job.width, columns - job.padding_x);
+        for (int64_t x = 0; x < inside; x++) {
             const int8_t *from = image + (y * job.width + x) * job.groups * job.channels;
-            for (int64_t c = 0; c < job.channels; c++) at[c * channel] = inside ? (uint8_t)(from[c] + 128) : 128;
+            uint8_t *at = to + (line * columns + job.padding_x + x) * job.channels;
+            for (int64_t c = 0; c < job.channels; c++) at[c] = (uint8_t)(from[c] + 128);
         }
     }
 }
@@ -51,22 +51,40 @@ static inline void spread_products(const Job &job, const uint8_t *weights, int l
     }
 }
 
-// Adds to each row's sums the products of `deep` activations with OUTPUTS weights.
+// Adds to each row's sums the products of DEPTH activations with OUTPUTS weights, two activations at a time. The sums are in the
+// order of first_pairs and last_pairs.
 template <int DEPTH>
 static inline void add_products(const uint8_t *const *rows, int64_t count, int64_t offset, const int16_t *products, int32_t *sums) {
-    typedef int16_t Half __attribute__((vector_size(VECTOR_BYTES / 2)));
-    constexpr int VECTORS = OUTPUTS / LANES;
+    constexpr int VECTORS = OUTPUTS / (2 * LANES);
+    const int16_t one[2] = {1, 1};
+    const Words ones = repeated(one);
     for (int64_t row = 0; row < count; row++, sums += OUTPUTS) {
-        Words total[VECTORS];
-        for (int v = 0; v < VECTORS; v++) total[v] = load<Words>(sums + v * LANES);
+        Words total[VECTORS][2];
+        for (int v = 0; v < VECTORS; v++)
+            for (int half = 0; half < 2; half++) total[v][half] = load<Words>(sums + (2 * v + half) * LANES);
         const uint8_t *codes = rows[row] + offset;
-#pragma GCC unroll 8
-        for (int k = 0; k < DEPTH; k++) {
+#pragma GCC unroll 4
+        for (int k = 0; k < DEPTH; k += 2) {
             const int16_t *from = products + (k * CODES + codes[k]) * OUTPUTS;
-            for (int v = 0; v < VECTORS; v++) total[v] += __builtin_convertvector(load<Half>(from + v * LANES), Words);
+            const int16_t *next = k + 1 < DEPTH ? products + ((k + 1) * CODES + codes[k + 1]) * OUTPUTS : nullptr;
+            for (int v = 0; v < VECTORS; v++) {
+                const Shorts a = load<Shorts>(from + 2 * v * LANES), b = next ? load<Shorts>(next + 2 * v * LANES) : Shorts{};
+                total[v][0] = multiply_add(total[v][0], first_pairs(a, b), ones);
+                total[v][1] = multiply_add(total[v][1], last_pairs(a, b), ones);
+            }
         }
-        for (int v = 0; v < VECTORS; v++) store(sums + v * LANES, total[v]);
+        for (int v = 0; v < VECTORS; v++)
+            for (int half = 0; half < 2; half++) store(sums + (2 * v + half) * LANES, total[v][half]);
     }
+}
+
+// Writes a row's sums in the order of the outputs.
+static inline void order_sums(const int32_t *from, int32_t *to) {
+    for (int v = 0; v < OUTPUTS; v += 2 * LANES, from += 2 * LANES)
+        for (int part = 0; part < VECTOR_BYTES / 16; part++, to += 8) {
+            memcpy(to, from + 4 * part, 16);
+            memcpy(to + 4, from + LANES + 4 * part, 16);
+        }
 }
 
 // Weights: uint8 codes + 128 (groups, panels, kernel_y * kernel_x * channels, OUTPUTS); `maps`: int16 (256 weights, 256 activations).
@@ -99,7 +117,7 @@ static int convolve_table(const Job &job) {
         for (int64_t i = 0; i < here; i++) {
             const int8_t *from = job.activations + (image + i) * job.height * job.width * job.groups * job.channels;
             uint8_t *to = codes + i * lines * line;
-            copy_codes(job, from + group * job.channels, y * job.stride_y, needed, columns, 1, job.channels, to);
+            copy_codes(job, from + group * job.channels, y * job.stride_y, needed, columns, to);
             for (int64_t k = 0; k < needed * line; k++) least = std::min(least, to[k]), greatest = std::max(greatest, to[k]);
             for (int64_t oy = 0; oy < high; oy++)
                 for (int64_t ox = 0; ox < job.out_width; ox++, count++) {
@@ -122,37 +140,63 @@ static int convolve_table(const Job &job) {
                         add_products<1>(rows, count, offset + place, products + place * CODES * OUTPUTS, sums);
             }
         const size_t bytes = std::min<int64_t>(OUTPUTS, job.outputs - panel * OUTPUTS) * sizeof(int32_t);
-        for (int64_t row = 0; row < count; row++) memcpy(results[row], sums + row * OUTPUTS, bytes);
+        for (int64_t row = 0; row < count; row++) {
+            int32_t ordered[OUTPUTS];
+            order_sums(sums + row * OUTPUTS, ordered);
+            memcpy(results[row], ordered, bytes);
+        }
     });
+}
+
+// Adds to a line of sums the products of TAPS weights with the codes that each meets, pixels `step` apart.
+template <int TAPS>
+static inline void add_line(const int16_t *const *products, const uint8_t *const *codes, int64_t pixels, int64_t step, int32_t *sums) {
+    // Copies, which the stores cannot change: pointers to bytes may point anywhere.
+    const int16_t *product[TAPS];
+    const uint8_t *code[TAPS];
+    for (int k = 0; k < TAPS; k++) product[k] = products[k], code[k] = codes[k];
+    for (int64_t x = 0; x < pixels; x++) {
+        int32_t total = 0;
+        for (int k = 0; k < TAPS; k++) total += product[k][code[k][x * step]];
+        sums[x] += total;
+    }
 }
 
 // The same for groups with few outputs. Weights: uint8 codes + 128 (groups, outputs, channels, kernel_y, kernel_x).
 static int convolve_table_sparse(const Job &job) {
-    const int64_t columns = job.width + 2 * job.padding_x, lines = job.height + 2 * job.padding_y;
-    const int64_t reduced = (int64_t)job.channels * job.kernel_y * job.kernel_x;
-    std::vector<int64_t> taps;
-    for (int c = 0; c < job.channels; c++)
-        for (int ky = 0; ky < job.kernel_y; ky++)
-            for (int kx = 0; kx < job.kernel_x; kx++) taps.push_back((c * lines + ky) * columns + kx);
-    const int64_t code_bytes = up(job.channels * lines * columns, 64);
+    const int64_t columns = job.width + 2 * job.padding_x, plane = (job.height + 2 * job.padding_y) * columns;
+    const int64_t channels = (int64_t)job.groups * job.channels, reduced = (int64_t)job.channels * job.kernel_y * job.kernel_x;
+    const int64_t outputs = (int64_t)job.groups * job.outputs, pointer_bytes = reduced * sizeof(void *);
+    const int64_t sum_bytes = up(job.out_width * 4, 64);
 
-    return share(job.threads, job.batch, code_bytes + reduced * sizeof(void *), [&](int64_t i, char *scratch) {
-        auto **products = (const int16_t **)scratch;
-        auto *codes = (uint8_t *)(scratch + reduced * sizeof(void *));
-        for (int group = 0; group < job.groups; group++) {
-            const int8_t *from = job.activations + i * job.height * job.width * job.groups * job.channels + group * job.channels;
-            copy_codes(job, from, 0, lines, columns, lines * columns, 1, codes);
-            for (int n = 0; n < job.outputs; n++) {
-                const int64_t output = (int64_t)group * job.outputs + n;
-                for (int64_t k = 0; k < reduced; k++)
-                    products[k] = job.maps + ((const uint8_t *)job.weights)[output * reduced + k] * CODES;
-                for (int64_t pixel = 0; pixel < (int64_t)job.out_height * job.out_width; pixel++) {
-                    const uint8_t *corner =
-                        codes + pixel / job.out_width * job.stride_y * columns + pixel % job.out_width * job.stride_x;
-                    int32_t total = job.start;
-                    for (int64_t k = 0; k < reduced; k++) total += products[k][corner[taps[k]]];
-                    job.sums[(i * job.out_height * job.out_width + pixel) * job.groups * job.outputs + output] = total;
-                }
+    return share(job.threads, job.batch, sum_bytes + 2 * pointer_bytes + channels * plane, [&](int64_t i, char *scratch) {
+        auto *sums = (int32_t *)scratch;
+        auto **products = (const int16_t **)(scratch += sum_bytes);
+        auto **met = (const uint8_t **)(scratch += pointer_bytes);
+        auto *codes = (uint8_t *)(scratch + pointer_bytes);
+        memset(codes, 128, channels * plane);
+        const int8_t *from = job.activations + i * job.height * job.width * channels;
+        for (int64_t y = 0; y < job.height; y++)
+            for (int64_t x = 0; x < job.width; x++, from += channels) {
+                uint8_t *at = codes + (y + job.padding_y) * columns + job.padding_x + x;
+                for (int64_t c = 0; c < channels; c++) at[c * plane] = (uint8_t)(from[c] + 128);
+            }
+        for (int64_t output = 0; output < outputs; output++) {
+            const uint8_t *weights = (const uint8_t *)job.weights + output * reduced;
+            for (int64_t k = 0; k < reduced; k++) products[k] = job.maps + weights[k] * CODES;
+            const uint8_t *first = codes + output / job.outputs * job.channels * plane;
+            for (int64_t oy = 0; oy < job.out_height; oy++) {
+                const uint8_t **tap = met;
+                for (int c = 0; c < job.channels; c++)
+                    for (int ky = 0; ky < job.kernel_y; ky++)
+                        for (int kx = 0; kx < job.kernel_x; kx++)
+                            *tap++ = first + c * plane + (oy * job.stride_y + ky) * columns + kx;
+                for (int64_t ox = 0; ox < job.out_width; ox++) sums[ox] = job.start;
+                int64_t k = 0;
+                for (; k + 3 <= reduced; k += 3) add_line<3>(products + k, met + k, job.out_width, job.stride_x, sums);
+                for (; k < reduced; k++) add_line<1>(products + k, met + k, job.out_width, job.stride_x, sums);
+                int32_t *to = job.sums + (i * job.out_height + oy) * job.out_width * outputs + output;
+                for (int64_t ox = 0; ox < job.out_width; ox++) to[ox * outputs] = sums[ox];
             }
         }
     });
