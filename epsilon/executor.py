@@ -165,8 +165,9 @@ class Execution:
         if self._observer is not None:
             self._observer(layer.name, value, accumulators)
         bias = torch.from_numpy(layer.bias).to(accumulators.device)
-        sums = accumulators + bias.reshape(1, -1, *(1,) * (accumulators.dim() - 2))
-        return sums if layer.requantization is None else integer.requantize(sums, layer.requantization)
+        if layer.requantization is not None:
+            return integer.requantize(accumulators, layer.requantization, bias)
+        return accumulators + bias.reshape(1, -1, *(1,) * (accumulators.dim() - 2))
 
     def _nothing(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
         """Return the result for no image, without asking the accelerator."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from functools import reduce
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from epsilon.engine import native
 from epsilon.network import Add, Requantization
 
 __all__ = ["add", "avg_pool2d", "max_pool2d", "pad2d", "relu", "requantize", "window_sum2d"]
@@ -18,28 +20,47 @@ __all__ = ["add", "avg_pool2d", "max_pool2d", "pad2d", "relu", "requantize", "wi
 CHUNK_ELEMENTS = 1 << 20
 
 
-def requantize(sums: torch.Tensor, requantization: Requantization) -> torch.Tensor:
-    """Return ``clamp(sums * multiplier + 2**(shift - 1) >> shift, low, high)`` as codes.
+def requantize(sums: torch.Tensor, requantization: Requantization, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``clamp((sums + bias) * multiplier + 2**(shift - 1) >> shift, low, high)`` as codes.
 
     Parameters
     ----------
     sums : int32 (batch, N) or (batch, N, H, W)
-        Accumulator plus bias, or the sums of pooling windows.
+        Accumulators, or the sums of pooling windows.
     requantization : Requantization
         Its multiplier and shift are per channel N, or one for all.
+    bias : int32 (N,) or None
+        None adds nothing.
 
     Returns
     -------
     int8, the shape of ``sums``. No product overflows: ``|sums * multiplier| < 2**62`` and half of the last place is at most 2**61.
     """
+    channels = sums.shape[1]
+    multiplier, shift = (
+        torch.from_numpy(np.broadcast_to(values, channels).astype(dtype))
+        for values, dtype in ((requantization.multiplier, np.int32), (requantization.shift, np.int64))
+    )
+    if bias is None:
+        bias = torch.zeros(channels, dtype=torch.int32, device=sums.device)
+    library = native.best() if sums.device.type == "cpu" else None
+    if library is not None:
+        return library.requantize(sums, bias, multiplier, shift, requantization.low, requantization.high)
+    return _requantize_by_torch(sums, bias, multiplier, shift, requantization)
+
+
+def _requantize_by_torch(
+    sums: torch.Tensor, bias: torch.Tensor, multiplier: torch.Tensor, shift: torch.Tensor, requantization: Requantization
+) -> torch.Tensor:
+    """Do the same in torch, on any device."""
     shape = (1, -1) + (1,) * (sums.dim() - 2)
-    multiplier = torch.as_tensor(requantization.multiplier, dtype=torch.int64, device=sums.device).reshape(shape)
-    shift = torch.as_tensor(requantization.shift, dtype=torch.int64, device=sums.device).reshape(shape)
+    bias = bias.reshape(shape)
+    multiplier, shift = (values.to(sums.device, torch.int64).reshape(shape) for values in (multiplier, shift))
     half = torch.bitwise_left_shift(torch.ones_like(shift), shift - 1)
-    codes = torch.empty(sums.shape, dtype=torch.int8, device=sums.device)
+    codes = torch.empty_like(sums, dtype=torch.int8)
     step = max(1, CHUNK_ELEMENTS // max(1, sums[:1].numel()))
     for start in range(0, sums.shape[0], step):
-        wide = sums[start : start + step].to(torch.int64)
+        wide = (sums[start : start + step] + bias).to(torch.int64)
         wide = wide.mul_(multiplier).add_(half).bitwise_right_shift_(shift)
         codes[start : start + step] = wide.clamp_(requantization.low, requantization.high)
     return codes

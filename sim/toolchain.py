@@ -20,6 +20,7 @@ __all__ = [
     "cache_folder",
     "cxx_compiler",
     "find_verilator",
+    "processor_features",
     "run_tool",
     "tool_version",
 ]
@@ -118,6 +119,15 @@ def cxx_compiler() -> str:
         if candidate and shutil.which(candidate.split()[0]):
             return candidate
     raise ToolError("No C++ compiler: install g++ (or set CXX) to simulate the hardware; '--on emulator' works without")
+
+
+def processor_features() -> frozenset[str]:
+    """Return what the processor (and the operating system) say they can do; nothing beyond the baseline where that is unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(word for line in lines if line.startswith(("flags", "Features")) for word in line.split(":", 1)[-1].split())
 
 
 @functools.lru_cache(maxsize=8)

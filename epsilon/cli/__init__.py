@@ -14,6 +14,7 @@ from epsilon.cli import (
     checking,
     datasets,
     demonstration,
+    emulation,
     faultsim,
     hardware,
     importing,
@@ -66,6 +67,7 @@ app.command()(training.train)
 app.command("import")(importing.import_network)
 app.add_typer(datasets.app, name="data")
 bench.app.command()(simulators.simulators)
+bench.app.command()(emulation.emulator)
 bench.app.command("testset")(testset.whole_set)
 app.add_typer(bench.app, name="bench")
 

@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.toolchain import ToolError, built_once, cache_folder, cxx_compiler, run_tool, tool_version
+from sim.toolchain import ToolError, built_once, cache_folder, cxx_compiler, processor_features, run_tool, tool_version
 
 __all__ = ["BACKENDS", "Backend", "available", "build", "choose"]
 
@@ -47,18 +47,9 @@ BACKENDS = {
 }
 
 
-def _features() -> frozenset[str]:
-    """Return what the processor (and the operating system) say they can do; nothing beyond the baseline where that is unknown."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(word for line in lines if line.startswith(("flags", "Features")) for word in line.split(":", 1)[-1].split())
-
-
 def available() -> list[str]:
     """Return the names of the back ends that this processor can run, the fastest first."""
-    features, machine = _features(), platform.machine()
+    features, machine = processor_features(), platform.machine()
     return [
         name
         for name, backend in BACKENDS.items()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epsilon import emulator, multipliers
+from epsilon import multipliers
 from epsilon.accelerator import Accelerator, WeightWords, seen_by_multiplier
 from epsilon.config import ArrayConfig
 from epsilon.emulator import Emulator
@@ -31,8 +31,8 @@ def linear(weight):
     return Linear(name="fc", inputs=("input",), weight=weight, bias=np.zeros(len(weight), np.int32))
 
 
-def emulate(layer, multiplier, activations, *, faults=None):
-    accelerator = Emulator(ArrayConfig(rows=4, cols=4, multiplier=multiplier))
+def emulate(layer, multiplier, activations, *, faults=None, engine="auto"):
+    accelerator = Emulator(ArrayConfig(rows=4, cols=4, multiplier=multiplier), engine=engine)
     accelerator.load(network_of(layer))
     accelerator.set_faults(faults)
     result = accelerator.run_layer(layer.name, torch.from_numpy(activations))
@@ -67,87 +67,65 @@ def codes(rng, *shape):
     return rng.integers(-128, 128, shape, dtype=np.int8)
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("key", KEYS)
-def test_linear_every_multiplier(key):
+def test_linear_every_multiplier(key, engine):
     rng = np.random.default_rng(1)
     weight, activations = codes(rng, 5, 37), codes(rng, 6, 37)
-    assert np.array_equal(emulate(linear(weight), key, activations), golden_linear(weight, key, activations))
+    assert np.array_equal(emulate(linear(weight), key, activations, engine=engine), golden_linear(weight, key, activations))
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("key", KEYS)
-def test_convolution_every_multiplier(key):
+def test_convolution_every_multiplier(key, engine):
     rng = np.random.default_rng(2)
     layer = convolution(codes(rng, 6, 2, 3, 2), stride=(2, 1), padding=(1, 2), groups=2)
     activations = codes(rng, 17, 4, 5, 6)
-    assert np.array_equal(emulate(layer, key, activations), golden_convolution(layer, key, activations))
+    assert np.array_equal(emulate(layer, key, activations, engine=engine), golden_convolution(layer, key, activations))
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(("weight_code", "activation_code"), [(-128, -128), (-128, 127), (127, 127), (-1, -128), (127, -1)])
-def test_linear_extremes_beyond_float32(key, weight_code, activation_code):
+def test_linear_extremes_beyond_float32(key, weight_code, activation_code, engine):
     # 1300 products of up to 2**14 pass 2**24; one odd product among them would be lost by a float32 sum.
     weight = np.full((2, 1300), weight_code, np.int8)
     activations = np.full((1, 1300), activation_code, np.int8)
     weight[1, 640], activations[0, 640] = 101, 91
-    assert np.array_equal(emulate(linear(weight), key, activations), golden_linear(weight, key, activations))
+    assert np.array_equal(emulate(linear(weight), key, activations, engine=engine), golden_linear(weight, key, activations))
 
 
-@pytest.mark.parametrize("shape", [(2, 200, 3, 3), (1, 2, 33, 33)], ids=["split", "float64"])
+def test_batches_threads_and_engines_give_the_same_integers():
+    rng = np.random.default_rng(4)
+    layer, activations = convolution(codes(rng, 20, 16, 3, 3), padding=(1, 1)), codes(rng, 33, 16, 12, 12)
+    whole = emulate(layer, "KVP", activations)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for engine in ("auto", "torch"):
+                assert np.array_equal(emulate(layer, "KVP", activations, engine=engine), whole)
+    finally:
+        torch.set_num_threads(threads)
+    split = [emulate(layer, "KVP", part) for part in np.split(activations, [0, 1, 18])]
+    assert np.array_equal(np.concatenate(split), whole)
+
+
+def test_refuses_an_unknown_engine():
+    with pytest.raises(ValueError, match="engine must be one of auto, torch, .*, not 'gpu'"):
+        Emulator(ArrayConfig(), engine="gpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("key", ["KV6", "KVP", "adapt/mul8s_1L2H_adapt_table"])
-def test_convolution_beyond_float32(key, shape):
-    weight = np.full(shape, -127, np.int8)
-    weight[0, 1, 1, 1] = -126
-    activations = np.full((1, *shape[1:]), -127, np.int8)
-    activations[0, 0, 0, 0] = 93
-    layer = convolution(weight)
-    assert np.array_equal(emulate(layer, key, activations), golden_convolution(layer, key, activations))
-
-
-def parts_of(weight, multiplier, most):
-    """Return how the reduction of a linear layer is cut for activations up to ``most``."""
-    multiplier = multipliers.get(multiplier)
-    packed = emulator._Packed(linear(weight), weight, multiplier, torch.device("cpu"))
-    return packed._plan([most] * len(multiplier.terms))
-
-
-def test_bound_decides_where_float32_stops():
-    # 127 * 127 * 1040 < 2**24 <= 127 * 127 * 1041.
-    assert len(parts_of(np.full((1, 1040), 127, np.int8), "KV6", 127)) == 1
-    assert len(parts_of(np.full((1, 1041), 127, np.int8), "KV6", 127)) == 2
-    assert len(parts_of(np.full((1, 1041), 127, np.int8), "KV6", 126)) == 1
-    assert len(parts_of(np.full((1, 1041), -3, np.int8), "KV6", 128)) == 1
-    # L2N ignores three bits of both operands: its products are multiples of 64, so the bound is 64 times as far.
-    assert len(parts_of(np.full((1, 40000), 127, np.int8), "L2N", 127)) == 1
-
-
-def test_parts_cover_the_reduction_once():
-    rng = np.random.default_rng(3)
-    parts = parts_of(codes(rng, 3, 9000), "KVP", 128)
-    assert len(parts) > 1
-    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
-    assert parts[-1].stop == 9000
-
-
-@pytest.mark.parametrize("key", ["KV6", "KVP"])
-def test_float64_where_float32_is_not_exact(key, monkeypatch):
-    monkeypatch.setattr(emulator, "_float32_is_exact", lambda device: False)
-    rng = np.random.default_rng(4)
-    layer, activations = convolution(codes(rng, 4, 3, 3, 3)), codes(rng, 2, 3, 6, 6)
-    assert np.array_equal(emulate(layer, key, activations), golden_convolution(layer, key, activations))
-
-
-@pytest.mark.parametrize("key", ["KV6", "KVP"])
-def test_convolution_by_products(key, monkeypatch):
-    monkeypatch.setattr(emulator, "_convolve", emulator._convolve_by_products)
-    monkeypatch.setattr(emulator, "PATCH_ELEMENTS", 1000)
-    rng = np.random.default_rng(4)
-    layer = convolution(codes(rng, 6, 2, 3, 2), stride=(2, 1), padding=(1, 2), groups=2)
-    activations = codes(rng, 17, 4, 5, 6)
-    assert np.array_equal(emulate(layer, key, activations), golden_convolution(layer, key, activations))
-
-
-def test_float32_self_test_passes_here():
-    assert emulator._float32_is_exact(torch.device("cpu"))
+def test_cuda_gives_the_same_integers(key):
+    rng = np.random.default_rng(5)
+    layer, activations = convolution(codes(rng, 20, 16, 3, 3), padding=(1, 1)), codes(rng, 9, 16, 12, 12)
+    accelerator = Emulator(ArrayConfig(rows=4, cols=4, multiplier=key), "cuda")
+    accelerator.load(network_of(layer))
+    on_device = accelerator.run_layer(layer.name, torch.from_numpy(activations).cuda())
+    assert on_device.device.type == "cuda"
+    assert np.array_equal(on_device.cpu().numpy(), golden_convolution(layer, key, activations))
 
 
 @settings(max_examples=40, deadline=None)

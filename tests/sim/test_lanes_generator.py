@@ -193,7 +193,7 @@ def test_init_wrong_lanes_backend_net():
 
 
 def test_processor_without_a_feature_does_not_get_its_back_end(monkeypatch):
-    monkeypatch.setattr(backends, "_features", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(backends, "processor_features", lambda: frozenset({"avx2"}))
     monkeypatch.setattr(backends.platform, "machine", lambda: "x86_64")
     assert backends.available() == ["avx2", "sse2", "plain"]
     with pytest.raises(ValueError, match="cannot run the back end avx512"):
