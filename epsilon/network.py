@@ -6,10 +6,14 @@ requantisation: ``clamp((acc + bias) * multiplier + 2**(shift - 1) >> shift, low
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from epsilon.multipliers import Multiplier
 
 __all__ = [
     "Add",
@@ -187,6 +191,9 @@ class QuantizedNetwork:
     classes : int
     metadata : dict
         Plain JSON: how it was made, thresholds (``gamma`` by multiplier key), accuracies.
+    corrections : {str: {str: int32 (N,)}}
+        What is added to the biases under a multiplier: by the mask of its function (16 hexadecimal digits), then by layer. The
+        weights are the same under all of them; biases are the host's.
     """
 
     name: str
@@ -195,6 +202,18 @@ class QuantizedNetwork:
     layers: tuple[Layer, ...]
     classes: int
     metadata: dict = field(default_factory=dict)
+    corrections: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+    def adapted(self, multiplier: Multiplier) -> QuantizedNetwork:
+        """Return the network as it runs under a multiplier: the corrections of its function added to the biases, and none left."""
+        if not self.corrections:
+            return self
+        is_mask = multiplier.mask is not None and not multiplier.negative_magnitude
+        added = self.corrections.get(multiplier.mask.hex(), {}) if is_mask else {}
+        layers = tuple(
+            replace(layer, bias=layer.bias + added[layer.name]) if layer.name in added else layer for layer in self.layers
+        )
+        return replace(self, layers=layers, corrections={})
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:

@@ -128,6 +128,8 @@ def _structure(network: QuantizedNetwork) -> dict:
         "input_shape": list(network.input_shape),
         "classes": network.classes,
         "layers": [_describe(layer) for layer in network.layers],
+        # Left out where there are none, so that files from before there were any keep their checksum.
+        **({"corrections": sorted(network.corrections)} if network.corrections else {}),
     }
 
 
@@ -158,6 +160,8 @@ def _tensors(network: QuantizedNetwork) -> dict[str, np.ndarray]:
         requantization = getattr(layer, "requantization", None)
         if requantization is not None:
             found |= {f"{layer.name}/multiplier": requantization.multiplier, f"{layer.name}/shift": requantization.shift}
+    for mask, corrections in network.corrections.items():
+        found |= {f"corrections/{mask}/{name}": correction for name, correction in corrections.items()}
     return {name: np.ascontiguousarray(array) for name, array in found.items()}
 
 
@@ -170,10 +174,16 @@ def _build(structure: dict, metadata: dict, tensors: dict[str, np.ndarray]) -> Q
         layers=tuple(_build_layer(entry, remaining) for entry in structure["layers"]),
         classes=structure["classes"],
         metadata=metadata,
+        corrections={mask: _taken(remaining, f"corrections/{mask}/") for mask in structure.get("corrections", ())},
     )
     if remaining:
         raise InvalidNetworkError(f"Network {network.name!r} has tensors that belong to no layer: {', '.join(sorted(remaining))}")
     return network
+
+
+def _taken(remaining: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Take the tensors whose names begin so, and return them by the rest of their names."""
+    return {name.removeprefix(prefix): remaining.pop(name) for name in sorted(remaining) if name.startswith(prefix)}
 
 
 def _build_layer(entry: dict, remaining: dict[str, np.ndarray]) -> Layer:

@@ -46,6 +46,8 @@ class Recipe:
         Memory format of the floating-point training; faster for wide networks, and other roundings.
     weight_step : int
         Weight codes are multiples of it; see ``epsilon.quantize``.
+    corrected : bool
+        Whether each of these multipliers gets biases of its own; see ``QuantizedNetwork.corrections``.
     tuned_for : tuple of str
         Multipliers under which the integers are fine-tuned.
     """
@@ -67,6 +69,7 @@ class Recipe:
     calibration: int = 1000
     channels_last: bool = False
     weight_step: int = 1
+    corrected: bool = False
     tuned_for: tuple[str, ...] = TUNED_FOR
 
 
@@ -84,6 +87,7 @@ def _photographs(**fields) -> Recipe:
         "channels_last": True,
         "tuning_rate": 0.05,
         "weight_step": 8,
+        "corrected": True,
         "tuning_epochs": 1,
     }
     return Recipe(**(common | fields))

@@ -170,10 +170,11 @@ class _Training:
         recipe = self.recipe
         if not recipe.tuning_epochs:
             return network
-        trainable = TrainableNetwork(network, recipe.weight_step).to(self.device)
+        chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]
+        corrected_for = [multiplier for multiplier in chosen if recipe.corrected and multiplier.mask is not None]
+        trainable = TrainableNetwork(network, recipe.weight_step, corrected_for).to(self.device)
         optimizer = torch.optim.Adam(trainable.parameters(), lr=recipe.tuning_rate, eps=ADAM_EPSILON)
         schedule = self._schedule(optimizer, recipe.tuning_rate, recipe.tuning_epochs, warm_up=0.1)
-        chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]
         for epoch in self._epochs("tune", recipe.tuning_epochs, trainable, optimizer, schedule):
             turns = _turns(chosen, self.generator)
             for step, (brightness, labels) in enumerate(self._batches(), start=1):

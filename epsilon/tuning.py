@@ -7,6 +7,7 @@ under one multiplier, and batches take turns, so that one set of weights serves 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,8 @@ LOWEST, HIGHEST = -128, 127
 BIAS_LIMIT = 1 << 29
 #: A change of 1 in a trained bias of an exit moves its logit by this much.
 LOGIT_STEP = 0.01
+#: A correction of one multiplier has few batches to learn from, so it moves so much further in each.
+CORRECTION_GAIN = 10.0
 
 
 class TrainableNetwork(nn.Module):
@@ -51,12 +54,17 @@ class TrainableNetwork(nn.Module):
     Parameters
     ----------
     network : QuantizedNetwork
+        Without corrections.
     step : int
         Weight codes are rounded to multiples of it.
+    corrected_for : sequence of Multiplier
+        These get biases of their own beside the common ones.
     """
 
-    def __init__(self, network: QuantizedNetwork, step: int = 1) -> None:
+    def __init__(self, network: QuantizedNetwork, step: int = 1, corrected_for: Sequence[Multiplier] = ()) -> None:
         super().__init__()
+        masks = sorted({multiplier.mask.hex() for multiplier in corrected_for})
+        self.corrections = nn.ModuleDict({mask: nn.ParameterDict() for mask in masks})
         self._step = step
         self.network = network
         self.weights = nn.ParameterDict()
@@ -65,6 +73,8 @@ class TrainableNetwork(nn.Module):
         for layer in network.weighted:
             self.weights[layer.name] = nn.Parameter(torch.from_numpy(layer.weight.astype(np.float32)))
             self.shifts[layer.name] = nn.Parameter(torch.zeros(len(layer.bias)))
+            for corrections in self.corrections.values():
+                corrections[layer.name] = nn.Parameter(torch.zeros(len(layer.bias)))
 
     def forward(self, codes: torch.Tensor, multiplier: Multiplier) -> list[torch.Tensor]:
         """Return the logits of all exits, float32 (batch, classes) each.
@@ -87,9 +97,16 @@ class TrainableNetwork(nn.Module):
         for layer in self.network.layers:
             if isinstance(layer, WeightedLayer):
                 weight = self._weight(layer).detach().to(torch.int8).cpu().numpy()
-                layer = replace(layer, weight=weight, bias=self._bias(layer).detach().to(torch.int32).cpu().numpy())
+                layer = replace(layer, weight=weight, bias=self._frozen_bias(layer, None))
             layers.append(layer)
-        return validate(replace(self.network, layers=tuple(layers)))
+        corrections = {
+            mask: {layer.name: self._frozen_bias(layer, mask) - layer.bias for layer in layers if isinstance(layer, WeightedLayer)}
+            for mask in self.corrections
+        }
+        return validate(replace(self.network, layers=tuple(layers), corrections=corrections))
+
+    def _frozen_bias(self, layer: WeightedLayer, mask: str | None) -> np.ndarray:
+        return self._bias(self.network[layer.name], mask).detach().to(torch.int32).cpu().numpy()
 
     def _constants(self, layer: WeightedLayer | Exit, device: torch.device) -> dict[str, torch.Tensor]:
         """Return what of a layer is not trained, on the device; made once."""
@@ -112,9 +129,11 @@ class TrainableNetwork(nn.Module):
         weight = self.weights[layer.name].clamp(LOWEST, HIGHEST - HIGHEST % self._step)
         return _straight_through(weight, (weight / self._step).round() * self._step)
 
-    def _bias(self, layer: WeightedLayer) -> torch.Tensor:
-        """Return the trained bias in integer-valued float64; the gradient passes the rounding."""
+    def _bias(self, layer: WeightedLayer, mask: str | None) -> torch.Tensor:
+        """Return the trained bias under a multiplier in integer-valued float64; the gradient passes the rounding."""
         shift = self.shifts[layer.name]
+        if mask in self.corrections:
+            shift = shift + CORRECTION_GAIN * self.corrections[mask][layer.name]
         constants = self._constants(layer, shift.device)
         bias = constants["bias"] + shift.double() * constants["unit"]
         return _straight_through(bias, bias.round()).clamp(-BIAS_LIMIT, BIAS_LIMIT)
@@ -124,7 +143,8 @@ class TrainableNetwork(nn.Module):
             return _added(*inputs, layer)
         (value,) = inputs
         if isinstance(layer, WeightedLayer):
-            sums = _Product.apply(value, self._weight(layer), self._bias(layer).float(), layer, multiplier)
+            bias = self._bias(layer, None if multiplier.mask is None else multiplier.mask.hex())
+            sums = _Product.apply(value, self._weight(layer), bias.float(), layer, multiplier)
             return sums if layer.requantization is None else _Requantized.apply(sums, layer.requantization)
         if isinstance(layer, MaxPool2d):
             return functional.max_pool2d(value, layer.kernel, layer.stride)

@@ -28,6 +28,7 @@ from epsilon.network import (
 __all__ = ["macs", "output_shapes", "validate"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MASK = re.compile(r"[0-9a-f]{16}")
 INPUT = "input"
 #: Every product of an 8x8 signed multiplier fits in 16 bits, whatever stuck bits make of the weight.
 PRODUCT_BOUND = 1 << 15
@@ -67,6 +68,7 @@ def validate(network: QuantizedNetwork) -> QuantizedNetwork:
             _check_add(layer)
         if not isinstance(layer, Exit) and layer.name not in used:
             raise InvalidNetworkError(f"Layer {layer.name!r} leads to no exit")
+    _check_corrections(network)
     if not network.exits:
         raise InvalidNetworkError(f"Network {network.name!r} has no exit")
     return network
@@ -194,6 +196,21 @@ def _check_weighted(layer: WeightedLayer) -> None:
     bound = layer.matrix.shape[1] * PRODUCT_BOUND + int(np.abs(layer.bias.astype(np.int64)).max())
     if bound >= SUM_BOUND:
         raise InvalidNetworkError(f"The sums of {name!r} could reach {bound}, more than 32 bits hold")
+
+
+def _check_corrections(network: QuantizedNetwork) -> None:
+    weighted = {layer.name: layer for layer in network.weighted}
+    for mask, corrections in network.corrections.items():
+        if not isinstance(mask, str) or not MASK.fullmatch(mask):
+            raise InvalidNetworkError(f"Corrections belong to the 16 hexadecimal digits of a multiplier's mask, not to {mask!r}")
+        for name, correction in corrections.items():
+            if name not in weighted:
+                raise InvalidNetworkError(f"The corrections for {mask} name {name!r}, which is no layer with weights")
+            layer = weighted[name]
+            _check_array(f"The correction of {name!r} for {mask}", correction, np.int32, layer.bias.shape)
+            corrected = layer.bias.astype(np.int64) + correction
+            if int(np.abs(corrected).max()) + layer.matrix.shape[1] * PRODUCT_BOUND >= SUM_BOUND:
+                raise InvalidNetworkError(f"The sums of {name!r} could leave 32 bits with the correction for {mask}")
 
 
 def _check_requantization(name: str, requantization: Requantization, channels: int) -> None:

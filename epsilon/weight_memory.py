@@ -42,10 +42,10 @@ class WeightMemory:
         return self._network
 
     def load(self, network: QuantizedNetwork) -> None:
-        """Hold the network's golden words, flags clear."""
+        """Hold the network as it is under the array's multiplier: its golden words, flags clear, and its biases."""
         if self.faults is not None:
             self.faults.require_fit(network, self.config)
-        self._network = network
+        self._network = network = network.adapted(self.config.multiplier)
         self._layers = {layer.name: layer for layer in network.weighted}
         self._words = {layer.name: WeightWords.plain(layer.matrix.copy()) for layer in network.weighted}
         self._stuck.clear()

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from epsilon import network_io
+from epsilon import multipliers, network_io
 from epsilon.network import (
     Add,
     AvgPool2d,
@@ -353,3 +353,41 @@ def test_an_addition_of_integer_sums_is_refused(residual_network):
     twice = Add(name="twice", inputs=("fc1", "fc1"), multiplier=np.ones(2, np.int32), shift=1)
     with pytest.raises(InvalidNetworkError, match="'twice' reads the integer sums of 'fc1', which only an exit may do"):
         validate(replace(residual_network, layers=(*residual_network.layers, twice)))
+
+
+KVP = multipliers.get("KVP").mask.hex()
+
+
+def with_corrections(network, corrections):
+    return replace(network, corrections=corrections)
+
+
+def test_corrections_survive_the_file_and_serve_their_function(network, tmp_path):
+    layer = network.weighted[0]
+    correction = np.arange(len(layer.bias), dtype=np.int32) - 1
+    corrected = with_corrections(network, {KVP: {layer.name: correction}})
+    save(corrected, tmp_path / "network.safetensors")
+    again = load(tmp_path / "network.safetensors")
+    assert to_bytes(again) == to_bytes(corrected)
+    assert network_digest(again) != network_digest(network)
+    adapted = again.adapted(multipliers.get("KVP"))
+    assert np.array_equal(adapted[layer.name].bias, layer.bias + correction)
+    assert not adapted.corrections
+    for other in ("KV6", "adapt/mul8s_1L2H_adapt_table"):
+        assert network_digest(again.adapted(multipliers.get(other))) == network_digest(network)
+    assert network.adapted(multipliers.get("KVP")) is network
+
+
+@pytest.mark.parametrize(
+    ("corrections", "message"),
+    [
+        (lambda layer: {"KVP": {layer.name: np.zeros_like(layer.bias)}}, "16 hexadecimal digits .*, not to 'KVP'"),
+        (lambda layer: {KVP: {"nowhere": np.zeros_like(layer.bias)}}, "'nowhere', which is no layer with weights"),
+        (lambda layer: {KVP: {layer.name: np.zeros(1, np.int32)}}, "must be int32"),
+        (lambda layer: {KVP: {layer.name: layer.bias.astype(np.int64)}}, "must be int32"),
+        (lambda layer: {KVP: {layer.name: np.full_like(layer.bias, 2**31 - 1)}}, "could leave 32 bits"),
+    ],
+)
+def test_wrong_corrections_are_refused(network, corrections, message):
+    with pytest.raises(InvalidNetworkError, match=message):
+        to_bytes(with_corrections(network, corrections(network.weighted[0])))

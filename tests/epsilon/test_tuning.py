@@ -115,3 +115,29 @@ def test_with_a_step_the_trained_weights_are_its_multiples():
         found = trainable(codes, multipliers.get("KVP"))
     for logits, expected in zip(found, evaluate(trained, split.images[:50], "KVP"), strict=True):
         assert np.allclose(logits.double().numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_corrections_are_biases_of_one_multiplier(network):
+    split = data.load("digits", "train")
+    chosen = [multipliers.get(name) for name in ("KVP", "L2N")]
+    trainable = TrainableNetwork(network, 1, chosen)
+    codes = torch.from_numpy(network.input_table.astype(np.float32)[0][split.images[:50]])
+    optimizer = torch.optim.Adam(trainable.parameters(), lr=0.5)
+    for multiplier in (*chosen, multipliers.get("KV6")):
+        loss = models.joint_loss(trainable(codes, multiplier), torch.from_numpy(split.labels[:50]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    trained = trainable.freeze()
+    assert set(trained.corrections) == {multiplier.mask.hex() for multiplier in chosen}
+    assert all(set(found) == {layer.name for layer in network.weighted} for found in trained.corrections.values())
+    assert any(correction.any() for correction in trained.corrections[chosen[0].mask.hex()].values())
+    again = TrainableNetwork(network, 1, chosen)
+    again.load_state_dict(trainable.state_dict())
+    assert to_bytes(again.freeze()) == to_bytes(trained)
+    # L2H of the older release is the function of L2J, which has no corrections here; KV6 has none either.
+    for name in ("KVP", "L2N", "KV6", "v1/mul8s_1L2H"):
+        with torch.no_grad():
+            found = trainable(codes, multipliers.get(name))
+        for logits, expected in zip(found, evaluate(trained, split.images[:50], name), strict=True):
+            assert np.allclose(logits.double().numpy(), expected, rtol=1e-6, atol=1e-9)
