@@ -81,9 +81,9 @@ ENTRANTS: dict[str, Callable[[], Multiplier | RandomTable]] = {
 class Measurement:
     """One layer on so many threads: milliseconds, the least of all repetitions (processor time where there is one thread).
 
-    ``native_ms`` is the faster of torch's two memory formats, ``ms`` the engine's by entrant, requantisation included, ``gather_ms``
-    a plain gather from the table as other emulators do it, extrapolated from a part of the outputs. ``exact``: whether every sum
-    and code of the sample was right.
+    ``native_ms`` is the faster of torch's two memory formats, ``ms`` the engine's by entrant, requantisation included,
+    ``gather_ms`` a plain gather from the table as other emulators do it, extrapolated from a part of the outputs. ``exact``:
+    whether every sum and code of the sample was right.
     """
 
     shape: str
@@ -100,12 +100,11 @@ class Measurement:
 
     def describe(self) -> dict:
         """Return everything as plain JSON."""
-        return {**asdict(self), "ratios": {name: self.ratio(name) for name in self.ms}, "gather_ratio": self.gather_ms / self.native_ms}
+        ratios = {name: self.ratio(name) for name in self.ms}
+        return {**asdict(self), "ratios": ratios, "gather_ratio": self.gather_ms / self.native_ms}
 
 
-def bench(
-    names: list[str], *, threads: list[int], repeat: int, device: str = "cpu", engine: str = "auto"
-) -> Iterator[Measurement]:
+def bench(names: list[str], *, threads: list[int], repeat: int, device: str = "cpu", engine: str = "auto") -> Iterator[Measurement]:
     """Measure layers one after another.
 
     Parameters
@@ -228,9 +227,7 @@ def _is_exact(
         return False
     form = layer.requantization
     across = (1, -1, *(1,) * (wanted.ndim - 2))
-    bias, factor, shift = (
-        values[outputs].astype(np.int64).reshape(across) for values in (layer.bias, form.multiplier, form.shift)
-    )
+    bias, factor, shift = (values[outputs].astype(np.int64).reshape(across) for values in (layer.bias, form.multiplier, form.shift))
     scaled = ((wanted + bias) * factor + (np.int64(1) << (shift - 1))) >> shift
     return np.array_equal(results.cpu().numpy()[images][:, outputs], scaled.clip(form.low, form.high))
 

@@ -59,7 +59,8 @@ class FloatPath:
         images = activations.to(self.device)
         images = images.reshape(*images.shape, 1, 1) if shape.linear else images
         height, width = images.shape[2:]
-        sums = torch.empty((len(images), shape.groups * shape.outputs, *shape.sides(height, width)), dtype=torch.int32, device=self.device)
+        size = (len(images), shape.groups * shape.outputs, *shape.sides(height, width))
+        sums = torch.empty(size, dtype=torch.int32, device=self.device)
         per_image = max(1, len(self._maps) * images[:1].numel())
         step = max(1, ELEMENTS // per_image)
         with plain_float32(self.device):

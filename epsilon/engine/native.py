@@ -113,7 +113,8 @@ class Library:
         if not sums.numel():
             return sums
         job = _Job(
-            activations.data_ptr(), weights.data_ptr(), sums.data_ptr(), maps.data_ptr(), None if masks is None else masks.data_ptr(),
+            activations.data_ptr(), weights.data_ptr(), sums.data_ptr(), maps.data_ptr(),
+            None if masks is None else masks.data_ptr(),
             len(activations), height, width, shape.channels, shape.groups, shape.outputs,
             *shape.kernel, *shape.stride, *shape.padding, rows, cols, terms, depth, start,
             _threads(shape.macs(len(activations), height, width) * terms, PRODUCTS_PER_THREAD),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -65,10 +66,8 @@ class NativePath:
         usable = self._usable_kernels
         multiplying = [kernel for kernel in usable if not kernel.startswith("table")]
         rows, cols = self.shape.sides(height, width)
-        tiles = -(-rows // TILE) * -(-cols // TILE)
-        winograd = "winograd" in multiplying and (
-            len(multiplying) == 1 or tiles * len(WINOGRAD) ** 2 <= WORTH_WHILE * rows * cols * self.shape.reduction / self.shape.channels
-        )
+        points, places = len(WINOGRAD) ** 2 * -(-rows // TILE) * -(-cols // TILE), rows * cols * math.prod(self.shape.kernel)
+        winograd = "winograd" in multiplying and (len(multiplying) == 1 or points <= WORTH_WHILE * places)
         if multiplying and (len(self._terms) < TABLE_FROM[winograd] or len(multiplying) == len(usable)):
             return "winograd" if winograd else next(kernel for kernel in multiplying if kernel != "winograd")
         return usable[-1]
@@ -180,7 +179,7 @@ class NativePath:
         low, high = int(table.min()), int(table.max())
         if high - low >= 2**16:
             raise ValueError(f"The products of a multiplier must lie within 65536 of each other, not between {low} and {high}")
-        middle = 0 if -(2**15) <= low and high < 2**15 else low + 2**15
+        middle = 0 if low >= -(2**15) and high < 2**15 else low + 2**15
         columns = aligned(np.ascontiguousarray((table - middle).T.astype(np.int16)))
         return {"maps": columns, "depth": self.shape.channels, "start": wrapped(middle * self.shape.reduction)}
 

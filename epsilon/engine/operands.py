@@ -18,8 +18,8 @@ INT16 = 2**15 - 1
 class Operands:
     """The terms of a multiplier: its product is the sum over them of ``a_maps[t, a + 128] * b_maps[t, b + 128]``.
 
-    ``a_maps``, ``b_maps``: int64 (terms, 256), signs on the weight's side; ``a_masks``: int32 (terms,), the activation's map as a bit
-    mask 0..255, or -1 where it is none.
+    ``a_maps``, ``b_maps``: int64 (terms, 256), signs on the weight's side; ``a_masks``: int32 (terms,), the activation's map as
+    a bit mask 0..255, or -1 where it is none.
     """
 
     a_maps: np.ndarray

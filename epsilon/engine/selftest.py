@@ -29,9 +29,8 @@ IMAGES, HEIGHT, WIDTH = 5, 7, 9
 def failing_kernel(library: Library) -> str | None:
     """Return the name of a kernel that gives a wrong integer; None where all are right."""
     rng = np.random.default_rng(0)
-    terms = Operands(
-        a_maps=np.stack([CODES, CODES**2 // 150 + 1]), b_maps=np.stack([CODES, -(CODES // 3)]), a_masks=np.array([255, -1], np.int32)
-    )
+    a_maps, b_maps = np.stack([CODES, CODES**2 // 150 + 1]), np.stack([CODES, -(CODES // 3)])
+    terms = Operands(a_maps, b_maps, a_masks=np.array([255, -1], np.int32))
     table = np.einsum("ta,tb->ab", terms.a_maps, terms.b_maps)
     for kernel, shape in SHAPES.items():
         seen = rng.integers(-128, 128, (shape.groups * shape.outputs, shape.reduction)).astype(np.int8)

@@ -112,7 +112,7 @@ def test_batches_threads_and_engines_give_the_same_integers():
 
 
 def test_refuses_an_unknown_engine():
-    with pytest.raises(ValueError, match="engine must be one of auto, torch, .*, not 'gpu'"):
+    with pytest.raises(ValueError, match=r"engine must be one of auto, torch, .*, not 'gpu'"):
         Emulator(ArrayConfig(), engine="gpu")
 
 

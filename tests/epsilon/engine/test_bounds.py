@@ -13,7 +13,6 @@ from epsilon.engine.bounds import WINOGRAD_EXACT, largest_sum
 from epsilon.engine.float_path import FloatPath, convolve_by_products, float32_is_exact
 from epsilon.engine.native_path import NativePath
 from epsilon.engine.operands import operands
-from epsilon.engine.packing import NativePath as PackedNatively
 from epsilon.engine.reference import reference_sums
 from epsilon.engine.shapes import LayerShape
 from epsilon.engine.table_path import TablePath
@@ -109,7 +108,7 @@ def test_sums_that_could_pass_int32_are_refused(more, code):
     reduction = 2**31 // unit + more
     weight = np.full((1, reduction), code, np.int8)
     if reduction * unit >= 2**31:
-        with pytest.raises(AccumulatorError, match="sums of layer 'fc' could reach .* more than 32 bits hold"):
+        with pytest.raises(AccumulatorError, match=r"sums of layer 'fc' could reach .* more than 32 bits hold"):
             pack(linear(weight), weight, multiplier, CPU)
     else:
         activations = torch.full((1, reduction), -1, dtype=torch.int8)
@@ -194,5 +193,5 @@ def test_packing_chooses_the_kernels_where_they_work():
     if native.best() is None:
         pytest.skip("no compiled kernels here")
     weight = np.ones((2, 3), np.int8)
-    assert isinstance(pack(linear(weight), weight, multipliers.get("KVP"), CPU), PackedNatively)
+    assert isinstance(pack(linear(weight), weight, multipliers.get("KVP"), CPU), NativePath)
     assert native.reason() == ""
