@@ -13,6 +13,7 @@ TESTS     ?= tests
 SIM       ?= verilator
 OUT       ?= out
 DEMO_FLAGS ?=
+BENCH     ?= array emulator
 ROWS      ?= 8
 COLS      ?= 8
 MULTIPLIER ?= KVP
@@ -44,8 +45,8 @@ lint: $(STAMP)  ## check style and format, and the generated Verilog by Verilato
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m sim.lint
 
-bench: check-compiler $(STAMP)  ## speed of the Verilated array, in multiply-accumulates per second [BENCH_FLAGS]
-	@$(BIN)/epsilon bench array $(BENCH_FLAGS)
+bench: check-compiler $(STAMP)  ## speed of the Verilated array and of the emulator on this machine [BENCH=array emulator simulators, BENCH_FLAGS]
+	@for each in $(BENCH); do $(BIN)/epsilon bench $$each $(BENCH_FLAGS) || exit; done
 
 verilog: $(STAMP)  ## plain Verilog of an accelerator, to $(OUT)/accelerator.v [ROWS, COLS, MULTIPLIER, LEVEL=words or gates, OUT]
 	@mkdir -p $(OUT)
