@@ -19,7 +19,7 @@ CHUNK_ELEMENTS = 1 << 20
 
 
 def requantize(sums: torch.Tensor, requantization: Requantization) -> torch.Tensor:
-    """Return ``clamp(sums * multiplier + 2**(shift - 1) >> shift, low, high)`` as codes.
+    """Return ``clamp((sums * multiplier + 2**(shift - 1) >> shift) + zero, low, high)`` as codes.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def requantize(sums: torch.Tensor, requantization: Requantization) -> torch.Tens
     step = max(1, CHUNK_ELEMENTS // max(1, sums[:1].numel()))
     for start in range(0, sums.shape[0], step):
         wide = sums[start : start + step].to(torch.int64)
-        wide = wide.mul_(multiplier).add_(half).bitwise_right_shift_(shift)
+        wide = wide.mul_(multiplier).add_(half).bitwise_right_shift_(shift).add_(requantization.zero)
         codes[start : start + step] = wide.clamp_(requantization.low, requantization.high)
     return codes
 

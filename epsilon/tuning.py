@@ -166,7 +166,7 @@ def _ratio(requantization: Requantization) -> torch.Tensor:
 
 
 def _requantized(sums: torch.Tensor, requantization: Requantization) -> torch.Tensor:
-    scaled = sums * _ratio(requantization).float().reshape(1, -1, *(1,) * (sums.dim() - 2))
+    scaled = sums * _ratio(requantization).float().reshape(1, -1, *(1,) * (sums.dim() - 2)) + requantization.zero
     # Rounded by the integers themselves, since float32 may round a tie the other way, and averages meet ties often.
     exact = integer.requantize(sums.detach().to(torch.int32), requantization)
     return _straight_through(scaled.clamp(requantization.low, requantization.high), exact.to(sums.dtype))
