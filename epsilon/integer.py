@@ -21,7 +21,7 @@ CHUNK_ELEMENTS = 1 << 20
 
 
 def requantize(sums: torch.Tensor, requantization: Requantization, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Return ``clamp((sums + bias) * multiplier + 2**(shift - 1) >> shift, low, high)`` as codes.
+    """Return ``clamp(((sums + bias) * multiplier + 2**(shift - 1) >> shift) + zero, low, high)`` as codes.
 
     Parameters
     ----------
@@ -45,7 +45,10 @@ def requantize(sums: torch.Tensor, requantization: Requantization, bias: torch.T
         bias = torch.zeros(channels, dtype=torch.int32, device=sums.device)
     library = native.best() if sums.device.type == "cpu" else None
     if library is not None:
-        return library.requantize(sums, bias, multiplier, shift, requantization.low, requantization.high)
+        zero = requantization.zero
+        # The kernel knows no zero: it clamps to the range without it, and bytes wrap, there and when it is added.
+        codes = library.requantize(sums, bias, multiplier, shift, requantization.low - zero, requantization.high - zero)
+        return codes.add_(zero) if zero else codes
     return _requantize_by_torch(sums, bias, multiplier, shift, requantization)
 
 
@@ -61,7 +64,7 @@ def _requantize_by_torch(
     step = max(1, CHUNK_ELEMENTS // max(1, sums[:1].numel()))
     for start in range(0, sums.shape[0], step):
         wide = (sums[start : start + step] + bias).to(torch.int64)
-        wide = wide.mul_(multiplier).add_(half).bitwise_right_shift_(shift)
+        wide = wide.mul_(multiplier).add_(half).bitwise_right_shift_(shift).add_(requantization.zero)
         codes[start : start + step] = wide.clamp_(requantization.low, requantization.high)
     return codes
 

@@ -1,7 +1,7 @@
 """The integer-only multi-exit network: the one thing that the emulator, every simulator and the board execute.
 
-Activations are int8, weights int8, biases int32, accumulators int32. Results of the array go through a fixed-point
-requantisation: ``clamp((acc + bias) * multiplier + 2**(shift - 1) >> shift, low, high)`` in 64-bit integers (round half up).
+Activations are int8, weights int8, biases int32, accumulators int32. Results of the array go through a requantisation in 64-bit
+integers (round half up): ``clamp(((acc + bias) * multiplier + 2**(shift - 1) >> shift) + zero, low, high)``.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ class Requantization:
         Right shift, 1..62.
     low, high : int
         Clamp of the result inside [-128, 127]; ``low=0`` is a fused ReLU.
+    zero : int
+        The code of 0, in [-128, 127].
     """
 
     multiplier: np.ndarray
     shift: np.ndarray
     low: int = -128
     high: int = 127
+    zero: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -145,6 +145,9 @@ def _describe(layer: Layer) -> dict:
     requantization = getattr(layer, "requantization", None)
     if requantization is not None:
         entry["clamp"] = [requantization.low, requantization.high]
+        if requantization.zero:
+            # Left out when 0, like the bias above.
+            entry["zero"] = requantization.zero
     return entry
 
 
@@ -204,7 +207,8 @@ def _build_layer(entry: dict, remaining: dict[str, np.ndarray]) -> Layer:
         fields |= {"multiplier": remaining.pop(f"{name}/multiplier"), "low": low, "high": high}
     elif "clamp" in entry:
         low, high = entry["clamp"]
-        fields["requantization"] = Requantization(remaining.pop(f"{name}/multiplier"), remaining.pop(f"{name}/shift"), low, high)
+        multiplier, shift = remaining.pop(f"{name}/multiplier"), remaining.pop(f"{name}/shift")
+        fields["requantization"] = Requantization(multiplier, shift, low, high, entry.get("zero", 0))
     return kind(name=name, inputs=tuple(entry["inputs"]), **fields)
 
 

@@ -199,7 +199,7 @@ class _Requantized(torch.autograd.Function):
     @staticmethod
     def forward(ctx, sums: torch.Tensor, requantization: Requantization, exact: torch.Tensor | None = None) -> torch.Tensor:
         ratio = _ratio(requantization).float().to(sums.device).reshape(1, -1, *(1,) * (sums.dim() - 2))
-        scaled = sums * ratio
+        scaled = (sums * ratio).add_(requantization.zero)
         ctx.save_for_backward((scaled >= requantization.low) & (scaled <= requantization.high), ratio)
         if exact is not None:
             return exact.to(sums.dtype)

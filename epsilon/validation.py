@@ -224,6 +224,8 @@ def _check_requantization(name: str, requantization: Requantization, channels: i
         raise InvalidNetworkError(f"The requantisation multipliers of {name!r} must not be negative")
     if (requantization.shift < 1).any() or (requantization.shift > 62).any():
         raise InvalidNetworkError(f"The requantisation shifts of {name!r} must lie in 1..62")
+    if not _is_integer(requantization.zero) or not -CODE_BOUND <= requantization.zero < CODE_BOUND:
+        raise InvalidNetworkError(f"The zero of {name!r} must be an integer in -128..127, not {requantization.zero!r}")
     _check_clamp(name, requantization.low, requantization.high)
 
 

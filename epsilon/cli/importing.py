@@ -56,10 +56,14 @@ def import_network(
         network, note = _fitted(network, dataset, data, images, fitted)
     save(network, output)
     figures = f"{network.metadata['weights']:,} weights, {network.metadata['macs_per_image']:,} MACs per image"
-    out.print(f"{output}: {len(network.weighted)} layers on the array, {len(network.exits)} exits, {figures}", soft_wrap=True)
+    out.print(
+        f"{output}: {len(network.weighted)} layers on the array, {len(network.exits)} exits, {figures}",
+        soft_wrap=True,
+        markup=False,
+    )
     out.print(_layers(network))
     if note:
-        out.print(note)
+        out.print(note, markup=False)
         return
     validated = network.metadata["accuracy"]["validation"]
     title = f"Fault-free, {validated['images']} validation images"

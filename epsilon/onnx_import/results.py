@@ -1,7 +1,7 @@
 """Real-valued results of ONNX operators, and the integer layers that they become once it is known how they are rounded.
 
 A signal is ``scale * (code - zero)``. So a product of weights and signal is ``unit * sum(weight * code - weight * zero)``: the zero
-point of the input is a constant that joins the bias, and that of the output is another, in units of the sum.
+point of the input is a constant that joins the bias. That of the output is added to the rounded result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from epsilon.network import Add, AvgPool2d, Convolution, Layer, Linear, Relu
+from epsilon.network import Add, AvgPool2d, Convolution, Layer, Linear, Relu, Requantization
 from epsilon.onnx_import.reading import OnnxImportError, Scale
 from epsilon.quantize import BIAS_LIMIT, requantization_of
 
@@ -60,6 +60,10 @@ class Result:
             found.append(min(HIGHEST, max(LOWEST, code)))
         return found[0], found[1]
 
+    def requantization(self, ratio: np.ndarray | float, scale: Scale) -> Requantization:
+        """Return how sums, of which one unit is ``ratio`` codes, are rounded."""
+        return replace(requantization_of(ratio, *self.codes(scale)), zero=scale.zero)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Products(Result):
@@ -97,36 +101,34 @@ class Products(Result):
         return replace(self, weight=weight.clip(LOWEST, HIGHEST), unit=unit, bias=self.bias * sign + offset / unit)
 
     def layer(self, name: str, scale: Scale) -> Layer:
-        weight, bias, unit = self._sums(scale)
-        low, high = self.codes(scale)
+        weight, bias, unit = self._sums()
         kind = Linear if self.is_linear else Convolution
-        requantization = requantization_of(unit / scale.scale, low, high)
+        requantization = self.requantization(unit / scale.scale, scale)
         inputs = (self.source.layer,)
         return kind(name=name, inputs=inputs, weight=weight, bias=bias, requantization=requantization, **self.options)
 
     def exit_layer(self, name: str) -> tuple[Linear, np.ndarray]:
         """Return the layer that gives the integer sums to an exit, and the real value of their unit, float64 (N,)."""
-        weight, bias, unit = self._sums(None)
+        weight, bias, unit = self._sums()
         return Linear(name=name, inputs=(self.source.layer,), weight=weight, bias=bias), unit.copy()
 
-    def _sums(self, scale: Scale | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return int8 weights, int32 biases with the zero points, and units.
+    def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return int8 weights, int32 biases with the zero point of the input, and units.
 
-        A channel whose products are so small against the output that its bias would not fit gets coarser weights.
+        A channel whose products are so small that its bias would not fit gets coarser weights.
         """
-        zero = 0.0 if scale is None else scale.zero * scale.scale
         weight, unit = self.weight, self.unit
-        bias = self._whole_bias(weight, unit, zero)
+        bias = self._whole_bias(weight, unit)
         coarser = np.maximum(1.0, np.abs(bias) / BIAS_LIMIT)
         if (coarser > 1).any():
             weight = np.rint(weight / coarser.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int64)
             unit = unit * coarser
-            bias = self._whole_bias(weight, unit, zero)
+            bias = self._whole_bias(weight, unit)
         return weight.astype(np.int8, order="C"), np.rint(bias).astype(np.int32), unit
 
-    def _whole_bias(self, weight: np.ndarray, unit: np.ndarray, zero: float) -> np.ndarray:
+    def _whole_bias(self, weight: np.ndarray, unit: np.ndarray) -> np.ndarray:
         sums = weight.reshape(len(weight), -1).sum(axis=1)
-        return self.bias * (self.unit / unit) - self.source.scale.zero * sums + zero / unit
+        return self.bias * (self.unit / unit) - self.source.scale.zero * sums
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,14 +142,13 @@ class Average(Result):
     def layer(self, name: str, scale: Scale) -> Layer:
         area = self.kernel[0] * self.kernel[1]
         ratio = self.source.scale.scale / (scale.scale * area)
-        low, high = self.codes(scale)
         return AvgPool2d(
             name=name,
             inputs=(self.source.layer,),
             kernel=self.kernel,
             stride=self.stride,
-            requantization=requantization_of(ratio, low, high),
-            bias=round(scale.zero / ratio) - self.source.scale.zero * area,
+            requantization=self.requantization(ratio, scale),
+            bias=-self.source.scale.zero * area,
         )
 
 

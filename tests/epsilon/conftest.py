@@ -1,5 +1,7 @@
 """A small network for tests that need one: two exits, four weighted layers, one of them grouped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,7 @@ def residual_network():
         weight = np.clip(np.rint(rng.normal(0, 40, (6, channels, 3, 3))), -127, 127).astype(np.int8)
         bias = rng.integers(-2000, 2000, 6).astype(np.int32)
         scaling = Requantization(np.array([3 * 2**12], np.int32), np.array([21 if channels == 2 else 22], np.int8), low=-128)
+        scaling = replace(scaling, zero=0 if channels == 2 else -3)
         return Convolution(name=name, inputs=(source,), weight=weight, bias=bias, requantization=scaling, **fields)
 
     def exit_layers(number, source, width):

@@ -219,7 +219,7 @@ def plain_residual(network, image):
         sums = np.einsum("nckl,chwkl->nhw", layer.weight.astype(np.int64), windows) + layer.bias[:, None, None]
         scaling = layer.requantization
         multiplier, shift = int(scaling.multiplier[0]), int(scaling.shift[0])
-        return np.clip((sums * multiplier + (1 << (shift - 1))) >> shift, scaling.low, scaling.high)
+        return np.clip(((sums * multiplier + (1 << (shift - 1))) >> shift) + scaling.zero, scaling.low, scaling.high)
 
     def logits(number, codes):
         return network[f"exit{number}"].scale * (network[f"fc{number}"].weight.astype(np.int64) @ codes.reshape(-1))

@@ -58,6 +58,12 @@ def test_requantize_rounds_half_up():
     ]  # fmt: skip
 
 
+def test_zero_is_added_after_rounding_and_before_the_clamp():
+    half = Requantization(np.array([1], np.int32), np.array([1], np.int8), low=-7, high=3, zero=-5)
+    found = integer.requantize(torch.tensor([[-9], [-3], [0], [1], [14], [15], [40]], dtype=torch.int32), half).flatten().tolist()
+    assert found == [-7, -6, -5, -4, 2, 3, 3]
+
+
 def test_requantize_extremes_do_not_overflow():
     largest = Requantization(np.array([2**31 - 1], np.int32), np.array([62], np.int8))
     sums = torch.tensor([[-(2**31)], [2**31 - 1]], dtype=torch.int32)

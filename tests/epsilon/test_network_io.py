@@ -86,7 +86,7 @@ def test_round_trip(network, tmp_path):
     assert [type(layer) for layer in again] == [type(layer) for layer in network]
     assert (again["conv"].weight == network["conv"].weight).all()
     assert (again["conv"].stride, again["conv"].padding, again["conv"].groups) == ((2, 1), (1, 0), 2)
-    assert (again["avg"].requantization.low, again["avg"].requantization.high) == (-128, 127)
+    assert (again["avg"].requantization.low, again["avg"].requantization.high, again["avg"].requantization.zero) == (-128, 127, 0)
     assert again["fc1"].requantization is None
     assert again["exit1"].scale.tolist() == [0.5, 1.0, 2.0]
     assert list(tmp_path.iterdir()) == [path]
@@ -102,6 +102,7 @@ def test_round_trip_of_a_residual_network(residual_network, tmp_path):
     assert (total.shift, total.bias, total.low, total.high) == (31, -(5 << 31), -100, 127)
     assert (pad.padding, pad.value) == ((0, 2, 2, 0), -7)
     assert again["pool"].bias == 35
+    assert (again["branch"].requantization.zero, again["stem"].requantization.zero) == (-3, 0)
     assert output_shapes(again)["pad"] == (6, 8, 8)
     digests = {
         network_digest(changed(residual_network, name, **fields))
@@ -300,6 +301,7 @@ WRONG = {
         lambda n: changed(n, "avg", requantization=Requantization(np.array([1], np.int32), np.array([63], np.int8))),
         r"1\.\.62",
     ),
+    "zero range": (lambda n: changed(n, "avg", requantization=replace(requantization(), zero=-129)), r"-128\.\.127, not -129"),
     "clamp order": (lambda n: changed(n, "avg", requantization=replace(requantization(), low=5, high=5)), "inside -128..127"),
     "clamp range": (lambda n: changed(n, "avg", requantization=replace(requantization(), high=128)), "inside -128..127"),
     "exit on codes": (lambda n: changed(without(n, "fc2"), "exit2", inputs=("hidden",)), "without requantisation"),
