@@ -189,7 +189,7 @@ def test_operator_gives_the_codes_of_onnxruntime(tmp_path, what, zeros):
     # Half up or to even, which averages meet often, float32 or fixed point.
     differences = np.abs(np.rint((ours - theirs) / np.float32(scale)))
     assert differences.max() <= 1
-    assert differences.mean() < (0.05 if "average" in what or "mean" in what else 0.002)
+    assert differences.mean() < (0.05 if "average" in what or "mean" in what else 0.005)
     assert np.allclose(np.rint(ours / np.float32(scale)), ours / np.float32(scale), atol=1e-4)
 
 
