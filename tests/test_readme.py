@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from epsilon.cards import OVERVIEW, overview_row
 from epsilon.cli import app
+from epsilon.network_io import builtin_names, load
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +36,8 @@ def test_the_library_example_runs(capsys):
 )
 def test_every_command_and_option_exists(line):
     words = line.split()[1:]
-    shown = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "200"})
+    command = words[: 2 if words[0] in ("bench", "data") else 1]
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     for option in re.findall(r"(?<=\s)--?[a-z-]+", line):
         assert option in shown.stdout
@@ -66,3 +69,9 @@ def test_the_output_shown_is_what_the_demo_prints(tmp_path, monkeypatch):
     printed = [line.rstrip() for line in result.stdout.strip().splitlines()]
     assert re.fullmatch(r"\d+ s", printed.pop())
     assert printed == shown.splitlines()
+
+
+def test_the_table_of_networks_says_what_their_files_say():
+    assert f"| {' | '.join(OVERVIEW)} |" in TEXT
+    for name in builtin_names():
+        assert f"| {' | '.join(overview_row(load(name)))} |" in TEXT

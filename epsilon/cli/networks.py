@@ -9,9 +9,6 @@ import typer
 
 __all__ = ["networks"]
 
-#: The multiplier whose accuracy the overview shows.
-SHOWN = "KVP"
-
 
 def networks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", help="Show the card of this one.")] = None,
@@ -36,23 +33,11 @@ def networks(
 
 
 def _overview(found: list):
-    from epsilon import multipliers
+    from epsilon.cards import OVERVIEW, overview_row
     from epsilon.cli.output import new_table
 
-    key = multipliers.get(SHOWN).key
-    title = f"Built-in networks; accuracy without faults, {SHOWN}, on the test split"
-    table = new_table(title, "network", "data set", "layers", "weights", "MMAC/image", "exits", "last exit", "at gamma", left=2)
+    title = "Built-in networks; accuracy without faults on the test split: at the last exit, and with exits taken at gamma"
+    table = new_table(title, *OVERVIEW, left=2)
     for network in found:
-        metadata = network.metadata
-        accuracy = metadata["accuracy"]["test"]["by_multiplier"][key]
-        table.add_row(
-            network.name,
-            metadata.get("dataset", network.name),
-            str(len(network.weighted)),
-            f"{metadata['weights']:,}",
-            f"{metadata['macs_per_image'] / 1e6:,.2f}",
-            str(len(network.exits)),
-            f"{100 * accuracy['exits'][-1]:.2f} %",
-            f"{100 * accuracy['multi_exit']:.2f} %",
-        )
+        table.add_row(*overview_row(network))
     return table
