@@ -59,7 +59,7 @@ def test_only_what_is_asked_for_is_decoded(folder, monkeypatch):
     monkeypatch.setattr(imagenet, "prepared", lambda picture: decoded.append(picture.size) or whole(picture))
     network = SimpleNamespace(name="any", metadata={"dataset": "imagenet"})
     monkeypatch.setattr(data, "verified", lambda *_: [])
-    found = options.test_images(network, 5, folder)
+    found = options.labelled_images(network, 5, folder, None)
     assert decoded == [(16, 20)] * 5
     assert isinstance(found.images, np.ndarray)
     assert found.images.shape == (5, 3, 224, 224)

@@ -20,11 +20,12 @@ from epsilon.crosscheck import crosscheck
 from epsilon.emulator import Emulator
 from epsilon.executor import encode
 from epsilon.faults import FaultMap
+from epsilon.measurement import evaluate
 from epsilon.network import Add, AvgPool2d, Convolution, InvalidNetworkError, Pad2d, Relu
 from epsilon.network_io import load
 from epsilon.onnx_import import OnnxImportError, import_onnx
 from epsilon.repair import get_repair
-from epsilon.train import _one_thread, evaluate
+from epsilon.train import _threads
 from sim.rtl import RtlAccelerator
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install -e .[dev]")
@@ -262,7 +263,7 @@ def float_model(tmp_path_factory):
         model = Trained()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, STEPS)
-    with _one_thread():
+    with _threads(1):
         for step in range(STEPS):
             part = slice(100 * (step % 10), 100 * (step % 10 + 1))
             loss = sum(functional.cross_entropy(logits, labels[part]) for logits in model(pixels[part]))

@@ -140,12 +140,12 @@ def test_build_is_cached(arrays, monkeypatch):
         build(ArrayConfig(rows=3, cols=5, accumulator_depth=21))
 
 
-def test_key_depends_on_everything():
+def test_key_depends_on_everything(tmp_path):
     config = ArrayConfig(rows=2, cols=2)
     keys = {
         verilated._key(config, False, "g++", "5.48"),
         verilated._key(config, True, "g++", "5.48"),
-        verilated._key(config, False, "clang++ -no-such-option", "5.48"),
+        verilated._key(config, False, compiler_that(tmp_path, "exit 1"), "5.48"),
         verilated._key(config, False, "g++", "5.49"),
         verilated._key(ArrayConfig(rows=2, cols=2, multiplier="L2N"), False, "g++", "5.48"),
         verilated._key(ArrayConfig(rows=2, cols=2, level="gates"), False, "g++", "5.48"),
