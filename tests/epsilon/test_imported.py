@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import pickle
 from itertools import count
 from pathlib import Path
