@@ -19,7 +19,9 @@ COLUMNS = ("multiplier", "accuracy, exits taken at gamma", "each exit", "gamma")
 def accuracy_rows(network: QuantizedNetwork, split: str = "test") -> list[tuple[str, str, str, str]]:
     """Return a row per multiplier that was measured: name, multi-exit accuracy, accuracy of each exit (percent), gamma."""
     rows = []
-    for key, found in network.metadata.get("accuracy", {}).get(split, {}).get("by_multiplier", {}).items():
+    measured = network.metadata.get("accuracy", {}).get(split, {}).get("by_multiplier", {})
+    # By name: the order in a file says nothing.
+    for key, found in sorted(measured.items(), key=lambda item: item[0].split("/")[-1]):
         each = " ".join(f"{100 * accuracy:.1f}" for accuracy in found["exits"])
         rows.append((key, f"{100 * found['multi_exit']:.2f} %", each, f"{network.metadata['gamma'][key]:.2f}"))
     return rows
