@@ -44,7 +44,7 @@ __all__ = [
 
 ARRAY, FAULTS = "Array", "Faults"
 
-Network = Annotated[str, typer.Option("--network", metavar="NAME|FILE", help="A built-in network (digits, mnist) or a file.")]
+Network = Annotated[str, typer.Option("--network", metavar="NAME|FILE", help="A built-in network, see `networks`, or a file.")]
 Data = Annotated[
     Path | None,
     typer.Option(
