@@ -13,7 +13,7 @@ __all__ = ["fault_points", "resolve_layers"]
 
 def fault_points(network: QuantizedNetwork) -> dict[str, str]:
     """Return the layer of each fault point that the network has: FP1 and FP4 always, FP2 and FP3 where there are internal exits."""
-    classifiers = [network[network.exits[index].inputs[0]] for index in range(len(network.exits))]
+    classifiers = [network[layer.inputs[0]] for layer in network.exits]
     found = {"FP1": classifiers[-1].name}
     steps = len(classifiers)
     for point, part in (("FP2", 2), ("FP3", 1)):

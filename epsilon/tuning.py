@@ -149,10 +149,10 @@ class TrainableNetwork(nn.Module):
         if isinstance(layer, MaxPool2d):
             return functional.max_pool2d(value, layer.kernel, layer.stride)
         if isinstance(layer, AvgPool2d):
-            sums = functional.avg_pool2d(value, layer.kernel, layer.stride, divisor_override=1)
-            exact = integer.requantize((sums.detach() + layer.bias).to(torch.int32), layer.requantization)
+            sums = functional.avg_pool2d(value, layer.kernel, layer.stride, divisor_override=1) + layer.bias
             # Averages meet ties often, and float32 may round them the other way.
-            return _Requantized.apply(sums + layer.bias, layer.requantization, exact)
+            exact = integer.requantize(sums.detach().to(torch.int32), layer.requantization)
+            return _Requantized.apply(sums, layer.requantization, exact)
         if isinstance(layer, Pad2d):
             return integer.pad2d(value, layer.padding, layer.value)
         if isinstance(layer, Relu):
