@@ -21,6 +21,9 @@ class Recipe:
     ----------
     epochs, tuning_epochs : int
         Passes over the training split in floating point, and as integers.
+    cycles : int
+        The floating-point epochs are so many one-cycle schedules of equal length, one after another: warm restarts as in
+        Loshchilov and Hutter 2017. Divides ``epochs``.
     batch : int
     optimizer : str
         In floating point: ``adamw``, or ``sgd`` with Nesterov's momentum of 0.9.
@@ -44,6 +47,9 @@ class Recipe:
         Training images on which activation ranges are measured.
     channels_last : bool
         Memory format of the floating-point training; faster for wide networks, and other roundings.
+    distillation : float
+        How much of the target of an integer network is what the floating-point one makes of the same image (Hinton et al. 2015);
+        the rest is the label.
     weight_step : int
         Weight codes are multiples of it; see ``epsilon.quantize``.
     corrected : bool
@@ -55,6 +61,7 @@ class Recipe:
     epochs: int
     tuning_epochs: int
     batch: int
+    cycles: int = 1
     optimizer: str = "adamw"
     learning_rate: float = 6e-3
     weight_decay: float = 1e-2
@@ -68,6 +75,7 @@ class Recipe:
     zoom: float = 0.1
     calibration: int = 1000
     channels_last: bool = False
+    distillation: float = 0.0
     weight_step: int = 1
     corrected: bool = False
     tuned_for: tuple[str, ...] = TUNED_FOR
@@ -88,7 +96,8 @@ def _photographs(**fields) -> Recipe:
         "tuning_rate": 0.05,
         "weight_step": 8,
         "corrected": True,
-        "tuning_epochs": 1,
+        "tuning_epochs": 3,
+        "distillation": 0.5,
     }
     return Recipe(**(common | fields))
 
@@ -99,9 +108,9 @@ RECIPES = {
 }
 #: By architecture, for every data set but MNIST.
 PHOTOGRAPHS = {
-    "vgg16": _photographs(epochs=12),
+    "vgg16": _photographs(epochs=24, cycles=2),
     "wideresnet": _photographs(epochs=8),
-    "mobilenet": _photographs(epochs=16, weight_decay=2e-4),
+    "mobilenet": _photographs(epochs=48, cycles=3, tuning_epochs=4, weight_decay=2e-4),
 }
 
 

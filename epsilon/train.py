@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import nn
 
 from epsilon import data as datasets
 from epsilon import models, multipliers
@@ -62,7 +63,7 @@ def train(
     data : path, optional
         Where the data set is; see ``epsilon.data.load``.
     epochs, tuning_epochs : int, optional
-        Instead of the recipe's.
+        Instead of the recipe's; ``epochs`` are one cycle.
     tuned_for : sequence of str, optional
         Multipliers to fine-tune for, instead of the recipe's.
     seed : int
@@ -87,6 +88,8 @@ def train(
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"The number of {field.replace('_', ' ')} must be an integer of at least {low}, not {value!r}")
             recipe = recipe if field == "threads" else replace(recipe, **{field: value})
+    if epochs is not None:
+        recipe = replace(recipe, cycles=1)
     if tuned_for is not None:
         chosen = [multipliers.get(wanted) for wanted in tuned_for]
         for multiplier in chosen:
@@ -154,9 +157,16 @@ class _Training:
         recipe = self.recipe
         model.to(self.device, memory_format=self._memory_format)
         optimizer = _optimizer(model, recipe)
-        schedule = self._schedule(optimizer, recipe.learning_rate, recipe.epochs, warm_up=recipe.warm_up)
+        cycle = recipe.epochs // recipe.cycles
+
+        def new_schedule() -> torch.optim.lr_scheduler.OneCycleLR:
+            return self._schedule(optimizer, recipe.learning_rate, cycle, warm_up=recipe.warm_up)
+
+        schedule = new_schedule()
         model.train()
         for epoch in self._epochs("train", recipe.epochs, model, optimizer, schedule):
+            if epoch and epoch % cycle == 0:
+                schedule = new_schedule()
             for step, (brightness, labels) in enumerate(self._batches(), start=1):
                 loss = self._step(model(self._laid_out(model.real(brightness))), labels, optimizer, schedule)
                 self._report_step("train", recipe.epochs, epoch, step, loss)
@@ -170,6 +180,7 @@ class _Training:
         recipe = self.recipe
         if not recipe.tuning_epochs:
             return network
+        model.to(self.device, memory_format=self._memory_format)
         chosen = [multipliers.get(wanted) for wanted in recipe.tuned_for]
         corrected_for = [multiplier for multiplier in chosen if recipe.corrected and multiplier.mask is not None]
         trainable = TrainableNetwork(network, recipe.weight_step, corrected_for).to(self.device)
@@ -178,12 +189,22 @@ class _Training:
         for epoch in self._epochs("tune", recipe.tuning_epochs, trainable, optimizer, schedule):
             turns = _turns(chosen, self.generator)
             for step, (brightness, labels) in enumerate(self._batches(), start=1):
-                codes = self._laid_out((model.real(brightness) * TOP).round())
-                loss = self._step(trainable(codes, next(turns)), labels, optimizer, schedule)
+                real = self._laid_out(model.real(brightness))
+                targets = self._targets(real, labels, model)
+                loss = self._step(trainable((real * TOP).round(), next(turns)), targets, optimizer, schedule)
                 self._report_step("tune", recipe.tuning_epochs, epoch, step, loss)
             self.state.save("tune", epoch + 1, trainable, optimizer, schedule, self.generator)
             self.report("tune", *self._reached(recipe.tuning_epochs, epoch + 1), f"epoch {epoch + 1}, loss {float(loss):.3f}")
         return trainable.freeze()
+
+    @torch.no_grad()
+    def _targets(self, real: torch.Tensor, labels: torch.Tensor, model: models.MultiExit) -> torch.Tensor:
+        """Return what an integer network shall answer: labels, or probabilities, float32 (batch, classes), as the recipe mixes them."""
+        part = self.recipe.distillation
+        if not part:
+            return labels
+        taught = model(real)[-1].softmax(dim=1)
+        return (1 - part) * nn.functional.one_hot(labels, model.classes) + part * taught
 
     def _epochs(self, phase: str, epochs: int, module, optimizer, schedule) -> range:
         """Bring everything to where the checkpoint stands, and return the epochs that are left."""
@@ -229,12 +250,12 @@ class _Training:
     def _step(
         self,
         logits: list[torch.Tensor],
-        labels: torch.Tensor,
+        targets: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> torch.Tensor:
         recipe = self.recipe
-        loss = models.joint_loss(logits, labels, label_smoothing=recipe.label_smoothing, first_weight=recipe.first_exit_weight)
+        loss = models.joint_loss(logits, targets, label_smoothing=recipe.label_smoothing, first_weight=recipe.first_exit_weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -79,17 +79,17 @@ class MultiExit(nn.Module):
 
 
 def joint_loss(
-    logits: Sequence[torch.Tensor], labels: torch.Tensor, *, label_smoothing: float = 0.0, first_weight: float = 0.5
+    logits: Sequence[torch.Tensor], targets: torch.Tensor, *, label_smoothing: float = 0.0, first_weight: float = 0.5
 ) -> torch.Tensor:
     """Return the weighted sum of the exits' cross entropies.
 
     The final exit counts 1; earlier ones less, down to ``first_weight`` for the first, because the first stages serve all later
-    exits.
+    exits. ``targets`` are labels, int64 (batch,), or probabilities, float (batch, classes).
     """
     last = max(1, len(logits) - 1)
     losses = [
         (first_weight + (1 - first_weight) * index / last)
-        * nn.functional.cross_entropy(exit_logits, labels, label_smoothing=label_smoothing)
+        * nn.functional.cross_entropy(exit_logits, targets, label_smoothing=label_smoothing)
         for index, exit_logits in enumerate(logits)
     ]
     return torch.stack(losses).sum()

@@ -1,0 +1,1 @@
+"""Fault campaigns: many networks, multipliers, fault maps and techniques, one row each."""
