@@ -80,6 +80,10 @@ class Recipe:
     corrected: bool = False
     tuned_for: tuple[str, ...] = TUNED_FOR
 
+    def __post_init__(self) -> None:
+        if self.cycles < 1 or self.epochs % self.cycles:
+            raise ValueError(f"{self.epochs} epochs are no {self.cycles} cycles of equal length")
+
 
 def _photographs(**fields) -> Recipe:
     """Return a recipe for colour photographs of 32x32, for as few epochs as a laptop has time for."""

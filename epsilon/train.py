@@ -84,12 +84,12 @@ def train(
     """
     recipe = recipe_of(name)
     for field, value, low in (("epochs", epochs, 1), ("tuning_epochs", tuning_epochs, 0), ("threads", threads, 1)):
-        if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"The number of {field.replace('_', ' ')} must be an integer of at least {low}, not {value!r}")
-            recipe = recipe if field == "threads" else replace(recipe, **{field: value})
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            raise ValueError(f"The number of {field.replace('_', ' ')} must be an integer of at least {low}, not {value!r}")
     if epochs is not None:
-        recipe = replace(recipe, cycles=1)
+        recipe = replace(recipe, epochs=epochs, cycles=1)
+    if tuning_epochs is not None:
+        recipe = replace(recipe, tuning_epochs=tuning_epochs)
     if tuned_for is not None:
         chosen = [multipliers.get(wanted) for wanted in tuned_for]
         for multiplier in chosen:
@@ -199,7 +199,7 @@ class _Training:
 
     @torch.no_grad()
     def _targets(self, real: torch.Tensor, labels: torch.Tensor, model: models.MultiExit) -> torch.Tensor:
-        """Return what an integer network shall answer: labels, or probabilities, float32 (batch, classes), as the recipe mixes them."""
+        """Return what an integer network shall answer: labels, or probabilities, float32 (batch, classes), as the recipe mixes."""
         part = self.recipe.distillation
         if not part:
             return labels

@@ -1,16 +1,19 @@
 """Training: reproducible to the byte, refusals, and the networks that come with the project."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from epsilon import data, multipliers
-from epsilon.checkpoint import CheckpointError
+from epsilon import data, models, multipliers
+from epsilon.checkpoint import Checkpoint, CheckpointError
 from epsilon.data import DataError
 from epsilon.measurement import evaluate, measured_multipliers
 from epsilon.network_io import load, network_digest
+from epsilon.recipes import recipe_of
 from epsilon.thresholds import exits_taken, fit_gamma, multi_exit_accuracy
-from epsilon.train import train
+from epsilon.train import _Training, train
 from epsilon.validation import macs
 
 GAMMA_KEYS = {key for key in multipliers.catalogue() if key.startswith("v2022/")} | {"v1/mul8s_1L2H"}
@@ -84,6 +87,65 @@ def test_killed_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch, moment
     assert seen[0] == first
     assert resumed.read_bytes() == straight.read_bytes()
     assert sorted(tmp_path.iterdir()) == [resumed, straight]
+
+
+@pytest.mark.parametrize("moment", [("train", 40), ("train", 60), ("tune", 20)])
+def test_cycles_and_distillation_go_on_to_the_same_bytes(tmp_path, monkeypatch, moment):
+    recipe = replace(recipe_of("digits"), epochs=4, cycles=2, tuning_epochs=2, distillation=0.5)
+    monkeypatch.setattr("epsilon.train.recipe_of", lambda name: recipe)
+    straight, resumed, checkpoint = (tmp_path / name for name in ("straight", "resumed", "checkpoint"))
+    train("digits", out=straight, seed=3)
+
+    def kill(phase, done, total, figures):
+        if (phase, done) == moment:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train("digits", out=resumed, checkpoint=checkpoint, seed=3, progress=kill)
+    train("digits", out=resumed, checkpoint=checkpoint, seed=3)
+    assert resumed.read_bytes() == straight.read_bytes()
+
+
+def test_each_cycle_raises_the_rate_again(monkeypatch):
+    recipe = replace(recipe_of("digits"), epochs=4, cycles=2, tuning_epochs=0)
+    monkeypatch.setattr("epsilon.train.recipe_of", lambda name: recipe)
+    rates = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *rest: (rates.append(self.param_groups[0]["lr"]), step(self, *rest))
+    )
+    train("digits", seed=3)
+    assert len(rates) == 80
+    assert rates[:40] == rates[40:]
+    assert max(rates[:40]) == pytest.approx(recipe.learning_rate, rel=0.05)
+    assert rates[39] < 0.01 * max(rates)
+
+
+def test_cycles_must_divide_the_epochs():
+    with pytest.raises(ValueError, match="5 epochs are no 2 cycles"):
+        replace(recipe_of("digits"), epochs=5, cycles=2)
+
+
+def test_distillation_mixes_what_the_floating_point_network_says_with_the_label():
+    model = models.build("digits", seed=1).eval()
+    splits = {"train": data.load("digits", "train")}
+    run = _Training(
+        recipe=replace(recipe_of("digits"), distillation=0.25),
+        splits=splits,
+        generator=torch.Generator(),
+        state=Checkpoint(None, ""),
+        device=torch.device("cpu"),
+        report=lambda *_: None,
+    )
+    images, labels = torch.from_numpy(splits["train"].images[:5]) / 255, torch.from_numpy(splits["train"].labels[:5])
+    targets = run._targets(images, labels, model)
+    taught = model(images)[-1].softmax(dim=1)
+    for row, label, probabilities in zip(targets, labels, taught, strict=True):
+        expected = 0.25 * probabilities
+        expected[label] += 0.75
+        assert torch.allclose(row, expected)
+    run.recipe = replace(run.recipe, distillation=0.0)
+    assert run._targets(images, labels, model) is labels
 
 
 def test_damaged_checkpoint_is_refused(tmp_path):
