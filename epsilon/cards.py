@@ -78,7 +78,9 @@ def _made(made: dict, recipe: dict) -> str:
     """Return in a phrase how the network was made."""
     parts = [made.get("by", "not stated")]
     if recipe:
-        parts.append(f"{recipe['epochs']} epochs in floating point, {recipe['tuning_epochs']} as integers")
+        cycles = f" in {recipe['cycles']} cycles" if recipe.get("cycles", 1) > 1 else ""
+        taught = " with distillation" if recipe.get("distillation") else ""
+        parts.append(f"{recipe['epochs']} epochs in floating point{cycles}, {recipe['tuning_epochs']} as integers{taught}")
         tuned = ", ".join(multipliers.get(name).short_name for name in recipe["tuned_for"])
         parts.append(f"fine-tuned for {tuned}")
     parts += [f"{what} {made[what]}" for what in ("seed", "threads", "device", "torch") if what in made]
