@@ -138,7 +138,7 @@ def run_demo(settings: DemoSettings, out: Path, progress: Progress) -> DemoResul
             if present is not None:
                 errors[label.removeprefix("faulty, ")] = weight_errors(lockstep, network)
     pattern = run_technique(PAPER, Emulator(settings.config), **common, faults=faults, detector="pattern")
-    flagged = {layer for check in pattern.stream.events for layer in check.flagged}
+    flagged = {layer for check in pattern.stream.checks for layer in check.flagged}
     pictures = (
         _draw_rates(settings, network, gamma, techniques, out / "accuracy_by_fault_rate.png", progress),
         _draw_array(settings, faults, errors, out / "stuck_and_repaired.png"),

@@ -154,7 +154,7 @@ def _summary(outcome: Outcome, seconds: float, title: str):
         str(len(stream.predictions)),
         "-" if outcome.accuracy is None else str(outcome.accuracy),
         " ".join(map(str, outcome.exits_taken)),
-        str(len(stream.events)),
+        str(len(stream.checks)),
         str(len(stream.repairs)),
         str(stream.rewritten),
         f"{outcome.cycles_per_image:,.1f}",
