@@ -39,9 +39,7 @@ class WeightWords:
 
     def differing(self, other: WeightWords) -> int:
         """Return how many words differ."""
-        return int(
-            np.count_nonzero((self.code != other.code) | (self.invert != other.invert) | (self.bypass != other.bypass))
-        )
+        return int(np.count_nonzero((self.code != other.code) | (self.invert != other.invert) | (self.bypass != other.bypass)))
 
 
 @dataclass(frozen=True, eq=False)

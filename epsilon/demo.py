@@ -71,9 +71,11 @@ class DemoRow:
 
     @property
     def same(self) -> bool:
-        """Whether both gave the same prediction, exit and cycles for every image."""
+        """Whether both gave the same prediction, exit and cycles for every image, and the same events of all."""
         one, two = self.rtl.stream, self.emulator.stream
-        return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("predictions", "exits", "cycles"))
+        return one.events == two.events and all(
+            np.array_equal(getattr(one, name), getattr(two, name)) for name in ("predictions", "exits", "cycles")
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,11 +55,15 @@ def meters() -> list:
     devices = DeviceFactory.create_devices()
     if not devices:
         raise NoMeterError("This machine has no energy meter that pyJoules can read: neither RAPL (Intel, AMD) nor NVML (NVIDIA)")
-    try:
-        for device in devices:
+    for device in devices:
+        try:
             device.get_energy()
-    except OSError as error:
-        raise NoMeterError(f"The energy meter of this machine may not be read: {error.filename}: {error.strerror}") from None
+        except OSError as error:
+            raise NoMeterError(f"The energy meter of this machine may not be read: {error.filename}: {error.strerror}") from None
+        except Exception as error:
+            if type(error).__module__ != "pynvml":
+                raise
+            raise NoMeterError(f"The GPU does not tell its energy: NVML says {error}") from None
     return devices
 
 

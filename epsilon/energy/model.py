@@ -72,9 +72,7 @@ def energy(events: Events, table: EnergyTable, multiplier: Multiplier, *, secded
     # A swap writes the active register, and the shift register with what was active.
     weight_registers = events.weight_shifts + 2 * events.weight_swaps
     weight_accesses = events.weight_reads + events.weight_writes
-    register_bits = (
-        ACTIVATION_BITS * events.activation_registers + PSUM_BITS * events.psum_registers + WORD_BITS * weight_registers
-    )
+    register_bits = ACTIVATION_BITS * events.activation_registers + PSUM_BITS * events.psum_registers + WORD_BITS * weight_registers
     accumulated = events.accumulator_reads + events.accumulator_writes
     moved = events.activation_reads + events.activation_writes
     parts = {

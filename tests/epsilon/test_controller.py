@@ -31,11 +31,12 @@ def faults_of(network, *, rate=0.3, seed=2, site="storage", **options):
 
 
 def equal(one, two):
-    return all(
+    lists = {"checks", "events"}
+    return all(getattr(one, name) == getattr(two, name) for name in lists) and all(
         np.array_equal(getattr(one, field.name), getattr(two, field.name))
         for field in dataclasses.fields(one)
-        if field.name != "events"
-    ) and (one.checks == two.checks) and (one.events == two.events)
+        if field.name not in lists
+    )
 
 
 class OnlyTheProtocol:
@@ -210,6 +211,8 @@ def test_cycles_are_those_of_the_accelerator_when_nothing_is_evaluated_ahead(tin
     result = Controller(accelerator, gamma=GAMMA, repair=get_repair("nearest"), detector="exact").stream(tiny_images, lookahead=1)
     spent = accelerator.counters()
     assert (result.run.sum(), result.scan.sum(), result.probe.sum()) == (spent.run, spent.scan, spent.probe)
+    assert result.events == spent.events
+    assert result.events.weight_writes == result.rewritten > 0
     trigger = result.repairs[0].image
     assert np.flatnonzero(result.probe).tolist() == [trigger]
     assert np.array_equal(result.scan > 0, ~result.sure)

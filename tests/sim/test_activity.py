@@ -34,7 +34,11 @@ def one_layer(groups: int, outputs: int, channels: int, kernel: int) -> Quantize
         groups=groups,
     )
     return QuantizedNetwork(
-        name="one", input_shape=(groups * channels, 8, 8), input_table=np.zeros((groups * channels, 256), np.int8), layers=(layer,), classes=1
+        name="one",
+        input_shape=(groups * channels, 8, 8),
+        input_table=np.zeros((groups * channels, 256), np.int8),
+        layers=(layer,),
+        classes=1,
     )
 
 
