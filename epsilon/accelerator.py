@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from epsilon.config import ArrayConfig
+from epsilon.energy import Events
 from epsilon.network import QuantizedNetwork
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class WeightWords:
         """Return words with no flag set."""
         none = np.zeros(code.shape, dtype=bool)
         return cls(np.ascontiguousarray(code, dtype=np.int8), none, none)
+
+    def differing(self, other: WeightWords) -> int:
+        """Return how many words differ."""
+        return int(np.count_nonzero((self.code != other.code) | (self.invert != other.invert) | (self.bypass != other.bypass)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +67,12 @@ class ScanRecords:
 
 @dataclass(frozen=True)
 class Counters:
-    """Cycles since the last reset, by what they were spent on."""
+    """Cycles since the last reset, by what they were spent on, and the events of the hardware in them."""
 
     run: int = 0
     scan: int = 0
     probe: int = 0
+    events: Events = Events()
 
     @property
     def total(self) -> int:
@@ -126,7 +132,7 @@ class Accelerator(Protocol):
         """Replace the layer's words in the weight memory."""
 
     def counters(self) -> Counters:
-        """Return the cycles spent since the last reset."""
+        """Return the cycles spent, and the events, since the last reset."""
 
     def reset_counters(self) -> None:
         """Set all counters to zero."""

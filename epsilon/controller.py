@@ -16,6 +16,7 @@ import torch
 from epsilon.accelerator import Accelerator, ScanRecords, StuckBits, WeightWords
 from epsilon.confidence import confidences, require_gamma
 from epsilon.detector import Detector, get_detector
+from epsilon.energy import EVENTS, Events
 from epsilon.executor import Execution, encode
 from epsilon.importance import OFFSET, LayerImportance, importances
 from epsilon.network import QuantizedNetwork
@@ -77,8 +78,10 @@ class StreamResult:
         Whether that exit's confidence is above gamma, when it first ran.
     run, scan, probe : int64 (images,)
         Cycles spent on the image; what a check costs counts for the image that triggered it.
-    events : tuple of Check
+    checks : tuple of Check
         Every check, in order.
+    events : Events
+        What the hardware did for all images, in those cycles.
     """
 
     predictions: np.ndarray
@@ -88,7 +91,8 @@ class StreamResult:
     run: np.ndarray
     scan: np.ndarray
     probe: np.ndarray
-    events: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = ()
+    events: Events = Events()
 
     @property
     def cycles(self) -> np.ndarray:
@@ -98,12 +102,12 @@ class StreamResult:
     @property
     def repairs(self) -> tuple[Check, ...]:
         """The checks that rewrote anything."""
-        return tuple(check for check in self.events if check.rewritten)
+        return tuple(check for check in self.checks if check.rewritten)
 
     @property
     def rewritten(self) -> int:
         """Words that were changed by all repairs."""
-        return sum(check.rewritten for check in self.events)
+        return sum(check.rewritten for check in self.checks)
 
     def correct(self, labels: np.ndarray) -> int:
         """Return how many predictions are those of ``labels``."""
@@ -192,7 +196,7 @@ class Controller:
         waiting = np.arange(start, start + len(codes))
         for exit_index in range(len(self.accelerator.network.exits)):
             predictions, found = confidences(execution.exit(exit_index))
-            book.take(waiting, exit_index, predictions, found, found > self.gamma, execution.cycles)
+            book.take(waiting, exit_index, predictions, found, found > self.gamma, execution)
             unsure = found <= self.gamma
             waiting = waiting[unsure]
             if not len(waiting):
@@ -211,7 +215,9 @@ class Controller:
                 self._renew(check)
             after = self.accelerator.counters()
             book.scan[image], book.probe[image] = after.scan - before.scan, after.probe - before.probe
-            book.events.append(check)
+            # With the second prediction, whose cycles were added to those of the run.
+            book.events[image] += (after.events - before.events).as_array()
+            book.checks.append(check)
             if check.rewritten:
                 return int(image) + 1
         return stop
@@ -271,7 +277,7 @@ def vanilla(
         execution = Execution(accelerator, codes[start : start + lookahead])
         predictions, found = confidences(execution.exit(last))
         taken = np.arange(start, start + len(predictions))
-        book.take(taken, last, predictions, found, np.ones(len(taken), bool), execution.cycles)
+        book.take(taken, last, predictions, found, np.ones(len(taken), bool), execution)
         if progress is not None:
             progress(start + len(taken), len(codes))
     return book.result()
@@ -329,18 +335,28 @@ class _StreamBook:
         self.predictions, self.exits, self.run, self.scan, self.probe = np.zeros((5, images), dtype=np.int64)
         self.confidences = np.zeros(images)
         self.sure = np.zeros(images, dtype=bool)
-        self.events: list[Check] = []
+        self.events = np.zeros((images, len(EVENTS)), dtype=np.int64)
+        self.checks: list[Check] = []
 
     def take(
-        self, images: np.ndarray, exit_index: int, predictions: np.ndarray, found: np.ndarray, sure: np.ndarray, cycles: int
+        self, images: np.ndarray, exit_index: int, predictions: np.ndarray, found: np.ndarray, sure: np.ndarray, spent: Execution
     ) -> None:
         """Note an exit's results; a later exit's replace them."""
         self.predictions[images], self.confidences[images] = predictions, found
-        self.exits[images], self.sure[images], self.run[images] = exit_index, sure, cycles
+        self.exits[images], self.sure[images], self.run[images] = exit_index, sure, spent.cycles
+        self.events[images] = spent.events.as_array()
 
     def result(self) -> StreamResult:
         return StreamResult(
-            self.predictions, self.exits, self.confidences, self.sure, self.run, self.scan, self.probe, tuple(self.events)
+            self.predictions,
+            self.exits,
+            self.confidences,
+            self.sure,
+            self.run,
+            self.scan,
+            self.probe,
+            tuple(self.checks),
+            Events.from_array(self.events.sum(axis=0)),
         )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 
 from epsilon.accelerator import Accelerator, Counters, ScanRecords, StuckBits, WeightWords
 from epsilon.controller import repair_all
+from epsilon.energy import EVENTS
 from epsilon.executor import Execution
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
@@ -23,7 +24,7 @@ from epsilon.repair import Repair, golden_weights
 __all__ = ["QUANTITIES", "CrosscheckReport", "Difference", "Lockstep", "StageReport", "crosscheck"]
 
 #: What is compared, by the name it has in reports.
-QUANTITIES = ("accumulators", "seen weights", "scan records", "stuck bits", "cycles")
+QUANTITIES = ("accumulators", "seen weights", "scan records", "stuck bits", "cycles", "events")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Lockstep:
         expected = self.reference.run_layer(layer, activations)
         got = self.device.run_layer(layer, activations)
         self._compare(layer, "accumulators", _array(expected), _array(got), self._place_accumulator)
-        self._compare_cycles(layer)
+        self._compare_counters(layer)
         return got
 
     def read_records(self) -> dict[str, ScanRecords]:
@@ -149,13 +150,13 @@ class Lockstep:
             for entry in fields(ScanRecords):
                 pair = (getattr(records[layer], entry.name) for records in (expected, got))
                 self._compare(layer, "scan records", *pair, lambda index, name=entry.name: (None, index[0], (name, *index[1:])))
-        self._compare_cycles("all")
+        self._compare_counters("all")
         return got
 
     def read_weights(self, layer: str) -> np.ndarray:
         expected, got = self.reference.read_weights(layer), self.device.read_weights(layer)
         self._compare(layer, "seen weights", expected, got, _place_weight)
-        self._compare_cycles(layer)
+        self._compare_counters(layer)
         return got
 
     def probe(self, layer: str) -> StuckBits:
@@ -163,7 +164,7 @@ class Lockstep:
         for name in ("sa0", "sa1"):
             pair = (getattr(bits, name) for bits in (expected, got))
             self._compare(layer, "stuck bits", *pair, lambda index, name=name: (None, index[0], (index[1], name)))
-        self._compare_cycles(layer)
+        self._compare_counters(layer)
         return got
 
     def write_weights(self, layer: str, words: WeightWords) -> None:
@@ -177,10 +178,13 @@ class Lockstep:
         self.reference.reset_counters()
         self.device.reset_counters()
 
-    def _compare_cycles(self, layer: str) -> None:
-        names = [entry.name for entry in fields(Counters)]
-        pair = (np.array(astuple(accelerator.counters()), np.int64) for accelerator in (self.reference, self.device))
+    def _compare_counters(self, layer: str) -> None:
+        names = ("run", "scan", "probe")
+        counted = [accelerator.counters() for accelerator in (self.reference, self.device)]
+        pair = (np.array([getattr(one, name) for name in names], np.int64) for one in counted)
         self._compare(layer, "cycles", *pair, lambda index: (None, None, (names[index[0]],)))
+        events = (one.events.as_array() for one in counted)
+        self._compare(layer, "events", *events, lambda index: (None, None, (EVENTS[index[0]],)))
 
     def _compare(self, layer: str, quantity: str, expected: np.ndarray, got: np.ndarray, place: Callable) -> None:
         stage = self.stages[-1]

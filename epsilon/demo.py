@@ -71,9 +71,11 @@ class DemoRow:
 
     @property
     def same(self) -> bool:
-        """Whether both gave the same prediction, exit and cycles for every image."""
+        """Whether both gave the same prediction, exit and cycles for every image, and the same events of all."""
         one, two = self.rtl.stream, self.emulator.stream
-        return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("predictions", "exits", "cycles"))
+        return one.events == two.events and all(
+            np.array_equal(getattr(one, name), getattr(two, name)) for name in ("predictions", "exits", "cycles")
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,7 @@ def run_demo(settings: DemoSettings, out: Path, progress: Progress) -> DemoResul
             if present is not None:
                 errors[label.removeprefix("faulty, ")] = weight_errors(lockstep, network)
     pattern = run_technique(PAPER, Emulator(settings.config), **common, faults=faults, detector="pattern")
-    flagged = {layer for check in pattern.stream.events for layer in check.flagged}
+    flagged = {layer for check in pattern.stream.checks for layer in check.flagged}
     pictures = (
         _draw_rates(settings, network, gamma, techniques, out / "accuracy_by_fault_rate.png", progress),
         _draw_array(settings, faults, errors, out / "stuck_and_repaired.png"),

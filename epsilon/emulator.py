@@ -103,12 +103,12 @@ class Emulator:
 
     def write_weights(self, layer: str, words: WeightWords) -> None:
         """Replace the layer's words in the weight memory."""
-        self._memory.write(layer, words)
+        changed = self._memory.write(layer, words)
         self._derived.pop(layer, None)
-        self._ledger.written(layer)
+        self._ledger.written(layer, changed)
 
     def counters(self) -> Counters:
-        """Return the cycles spent since the last reset."""
+        """Return the cycles spent, and the events, since the last reset, by the cycle model."""
         return self._ledger.counters
 
     def reset_counters(self) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from epsilon import integer
 from epsilon.accelerator import Accelerator
+from epsilon.energy import Events
 from epsilon.network import Add, AvgPool2d, Exit, Flatten, Layer, MaxPool2d, Pad2d, QuantizedNetwork, Relu, WeightedLayer
 from epsilon.validation import output_shapes
 
@@ -80,6 +81,7 @@ class Execution:
         self._values: dict[str, torch.Tensor] = {INPUT: codes}
         self._done: set[str] = set()
         self._cycles = 0
+        self._events = Events()
 
     @property
     def batch(self) -> int:
@@ -90,6 +92,11 @@ class Execution:
     def cycles(self) -> int | float:
         """Run cycles spent so far on each image that is still in the batch."""
         return self._cycles
+
+    @property
+    def events(self) -> Events:
+        """Events so far of each image that is still in the batch."""
+        return self._events
 
     def exit(self, index: int) -> torch.Tensor:
         """Return the logits of an exit, float64 (batch, classes), running the layers it needs that have not run.
@@ -158,10 +165,12 @@ class Execution:
     def _run_weighted(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
         if not self._batch:
             return self._nothing(layer, value)
-        before = self._accelerator.counters().run
+        before = self._accelerator.counters()
         accumulators = self._accelerator.run_layer(layer.name, value)
-        spent = self._accelerator.counters().run - before
+        after = self._accelerator.counters()
+        spent = after.run - before.run
         self._cycles += spent // self._batch if spent % self._batch == 0 else spent / self._batch
+        self._events += (after.events - before.events).per(self._batch)
         if self._observer is not None:
             self._observer(layer.name, value, accumulators)
         bias = torch.from_numpy(layer.bias).to(accumulators.device)

@@ -245,8 +245,7 @@ def useful_bits(stuck: StuckBits, used_weight_bits: int) -> StuckBits:
 
 def rewritten(before: WeightWords, after: WeightWords) -> int:
     """Return how many words differ."""
-    differ = (before.code != after.code) | (before.invert != after.invert) | (before.bypass != after.bypass)
-    return int(np.count_nonzero(differ))
+    return before.differing(after)
 
 
 def placed(

@@ -78,19 +78,20 @@ class Outcome:
             "interval_95": accuracy and list(accuracy.interval),
             "exits_taken": list(self.exits_taken),
             "unsure": int(np.count_nonzero(~stream.sure)),
-            "checks": len(stream.events),
+            "checks": len(stream.checks),
             "repairs": len(stream.repairs),
             "weights_rewritten": stream.rewritten,
             "cycles_per_image": self.cycles_per_image,
             "cycles": {name: int(getattr(stream, name).sum()) for name in ("run", "scan", "probe")},
-            "events": [
+            "events": stream.events.describe(),
+            "check_log": [
                 {
                     "image": check.image,
                     "flagged": list(check.flagged),
                     "rewritten": check.rewritten,
                     "layers": [asdict(layer) for layer in check.layers],
                 }
-                for check in stream.events
+                for check in stream.checks
             ],
             "predictions": stream.predictions.tolist(),
         }

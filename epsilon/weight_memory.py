@@ -80,9 +80,10 @@ class WeightMemory:
         self.layer(name)
         return self._words[name]
 
-    def write(self, name: str, words: WeightWords) -> None:
-        """Replace the layer's words (a copy is kept)."""
-        shape = self.words(name).code.shape
+    def write(self, name: str, words: WeightWords) -> int:
+        """Replace the layer's words (a copy is kept); return how many are others than before."""
+        before = self.words(name)
+        shape = before.code.shape
         for part_name, dtype in (("code", np.int8), ("invert", np.bool_), ("bypass", np.bool_)):
             part = getattr(words, part_name)
             if part.shape != shape or part.dtype != dtype:
@@ -91,6 +92,7 @@ class WeightMemory:
         if not self.config.repair and (words.invert.any() or words.bypass.any()):
             raise ValueError("The accelerator is built without the repair flags, so no word can be inverted or bypassed")
         self._words[name] = WeightWords(words.code.copy(), words.invert.copy(), words.bypass.copy())
+        return before.differing(words)
 
     def stuck(self, name: str) -> StuckBits | None:
         """Return the stuck bits under each weight of the layer; None where there are none."""

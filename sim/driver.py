@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,12 +16,14 @@ import torch
 
 from epsilon.accelerator import Counters, ScanRecords, StuckBits, WeightWords
 from epsilon.config import ArrayConfig
+from epsilon.energy import Events
 from epsilon.faults import FaultMap, pes_of_weights
 from epsilon.network import Convolution, QuantizedNetwork, WeightedLayer
 from epsilon.signatures import golden_quartiles
 from epsilon.weight_memory import WeightMemory, require_activations
 from sim import cycles
 from sim import program as streams
+from sim.activity import Activity, events_of
 from sim.ledger import ScanState
 from sim.program import Program, Run
 from sim.tiling import Gemm, Tile, gemm_of, tiles, weight_tiles
@@ -156,17 +159,17 @@ class ArrayDriver(ABC):
             vectors=plan.vectors,
             results=batch * int(plan.vectors[plan.last].sum()),
             images=batch,
+            counts_as="run",
         )
         self._state.passed_through(layer)
-        self._counters = replace(self._counters, run=self._counters.run + run.busy_cycles)
         sums = streams.join_accumulators(self.config, gemm, run.results, batch)
         return torch.from_numpy(np.ascontiguousarray(sums).reshape(batch, *out_shape))
 
     def read_records(self) -> dict[str, ScanRecords]:
         """Return what the signature unit counted of every layer's weights as they are now."""
         for layer in self._state.stale:
-            self._add_scan(self._load_pass(layer, readback=False))
-        self._add_scan(self._flush())
+            self._load_pass(layer, readback=False)
+        self._flush()
         self._state.checked()
         tiles = zip(self.network.weighted, self._records, strict=True)
         return {layer.name: self._collect_records(layer, beats) for layer, beats in tiles}
@@ -174,7 +177,6 @@ class ArrayDriver(ABC):
     def read_weights(self, layer: str) -> np.ndarray:
         """Return the layer's weights as the multipliers see them, int8 (N, K), read back through the scan chain."""
         run = self._load_pass(layer, readback=True)
-        self._add_scan(run)
         self._state.passed_through(layer)
         words = streams.beats_to_tiles(self.config, run.readback)
         codes = (words & 0xFF).astype(np.uint8).view(np.int8)
@@ -200,12 +202,13 @@ class ArrayDriver(ABC):
 
     def write_weights(self, layer: str, words: WeightWords) -> None:
         """Replace the layer's words in the weight memory."""
-        self._memory.write(layer, words)
+        changed = self._memory.write(layer, words)
         self._beats.pop(layer, None)
         self._state.written(layer)
+        self._counters = replace(self._counters, events=self._counters.events + Events(weight_writes=changed))
 
     def counters(self) -> Counters:
-        """Return the cycles that the accelerator itself counted since the last reset."""
+        """Return the cycles that the accelerator itself counted since the last reset, and the events of what crossed its streams."""
         return self._counters
 
     def reset_counters(self) -> None:
@@ -259,6 +262,8 @@ class ArrayDriver(ABC):
             weights=np.concatenate([weights, self._flush_weights()]),
             faults=faults,
             vectors=[0] * (count + cycles.FLUSH_TILES),
+            counts_as="scan",
+            filler=self._flush_beats,
         )
 
     def _probe_tiles(self, faults: np.ndarray | None, tile_count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -278,8 +283,10 @@ class ArrayDriver(ABC):
             weights=np.concatenate([weights, self._flush_weights()]),
             faults=np.zeros((0, 2 * cols), np.uint8) if faults is None else faults,
             vectors=[0] * (2 * tile_count + cycles.FLUSH_TILES),
+            counts_as="probe",
+            patterns=len(weights),
+            filler=self._flush_beats,
         )
-        self._counters = replace(self._counters, probe=self._counters.probe + run.busy_cycles)
         seen = (streams.beats_to_tiles(self.config, run.readback) & 0xFF).astype(np.uint8).reshape(tile_count, 2, rows, cols)
         return ~seen[:, 1], seen[:, 0]
 
@@ -290,16 +297,40 @@ class ArrayDriver(ABC):
             weights=self._flush_weights(),
             faults=np.zeros((0, 2 * self.config.cols), np.uint8),
             vectors=[0] * cycles.FLUSH_TILES,
+            counts_as="scan",
+            filler=self._flush_beats,
         )
 
     def _flush_commands(self) -> np.ndarray:
         return streams.command_beats(vectors=np.zeros(cycles.FLUSH_TILES, int))
 
     def _flush_weights(self) -> np.ndarray:
-        return np.zeros((cycles.FLUSH_TILES * self.config.rows, 2 * self.config.cols), np.uint8)
+        return np.zeros((self._flush_beats, 2 * self.config.cols), np.uint8)
 
-    def _run(self, tile_pass: TilePass, *, commands, weights, faults, vectors, activations=None, results=0, images=1) -> Run:
-        """Execute a program, and file the records of the tiles that it pushed out of the array."""
+    @property
+    def _flush_beats(self) -> int:
+        return cycles.FLUSH_TILES * self.config.rows
+
+    def _run(
+        self,
+        tile_pass: TilePass,
+        *,
+        commands: np.ndarray,
+        weights: np.ndarray,
+        faults: np.ndarray,
+        vectors: Sequence[int],
+        activations: np.ndarray | None = None,
+        results: int = 0,
+        images: int = 1,
+        counts_as: str | None = None,
+        patterns: int = 0,
+        filler: int = 0,
+    ) -> Run:
+        """Execute a program, file the records of the tiles that it pushed out of the array, and count it.
+
+        ``counts_as`` names the counter of its cycles; None for instrumentation. Of the weight beats of each image, ``patterns`` and
+        ``filler`` are those that come from no memory; see ``Activity``.
+        """
         if activations is None:
             activations = np.zeros((0, self.config.rows), np.uint8)
         sequence = self._inside + tile_pass.repeated(self.passes(images))
@@ -315,6 +346,10 @@ class ArrayDriver(ABC):
             images=images,
         )
         run = self.execute(program, expected_cycles=cycles.program_cycles(self.config, list(vectors)))
+        if counts_as is not None:
+            events = self._counters.events + events_of(self.config, self._activity(program, run, patterns, filler))
+            spent = getattr(self._counters, counts_as) + run.busy_cycles
+            self._counters = replace(self._counters, **{counts_as: spent}, events=events)
         self._inside = sequence[-cycles.FLUSH_TILES :]
         reported = leaving.signature
         for index in np.unique(leaving.layer[reported]):
@@ -342,8 +377,28 @@ class ArrayDriver(ABC):
             **{name: per_output(values) for name, values in beats.items()},
         )
 
-    def _add_scan(self, run: Run) -> None:
-        self._counters = replace(self._counters, scan=self._counters.scan + run.busy_cycles)
+    def _activity(self, program: Program, run: Run, patterns: int, filler: int) -> Activity:
+        """Return what crossed the streams: beats as they were counted there, and what the accepted commands say of them."""
+        command = streams.command_fields(program.commands)
+        weights, images = command["rows"] * command["cols"], program.images
+
+        def total(values: np.ndarray) -> int:
+            return images * int(values.sum())
+
+        return Activity(
+            tiles=run.accepted["commands"],
+            weight_beats=run.accepted["weights"],
+            pattern_beats=images * patterns,
+            filler_beats=images * filler,
+            vectors=run.accepted["activations"],
+            products=total(command["vectors"] * weights),
+            result_beats=len(run.results),
+            results=total(command["vectors"] * command["last"] * command["cols"]),
+            # These leave with the second tile from now; ``execute`` refuses a program that puts out another number of beats.
+            readback_beats=total(command["readback"] * self.config.rows),
+            record_beats=total(command["signature"]),
+            signature_words=total(command["signature"] * weights),
+        )
 
 
 @dataclass(frozen=True, eq=False)

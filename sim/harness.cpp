@@ -21,6 +21,7 @@ enum Status { OK = 0, TIMEOUT = 1, OVERFLOW = 2, LEFTOVER = 3 };
 struct Job {
     const uint8_t* input[INPUTS];
     uint64_t input_beats[INPUTS];
+    uint64_t input_taken[INPUTS];    // written: beats that crossed, all images
     uint8_t* output[OUTPUTS];
     uint64_t output_capacity[OUTPUTS];
     uint64_t output_beats[OUTPUTS];  // written
@@ -164,6 +165,7 @@ int epsilon_run(void* handle, Job* job) {
     if (offered[INDEX] && top.PORT##_tready) {          \
         offered[INDEX] = false;                         \
         ++next[INDEX];                                  \
+        ++job->input_taken[INDEX];                      \
     }                                                   \
     pending |= next[INDEX] < end[INDEX];
             ACCEPT(COMMANDS, commands)

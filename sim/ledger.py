@@ -1,4 +1,4 @@
-"""Accounting of cycles over a sequence of accelerator operations, by the cycle model.
+"""Accounting of cycles and events over a sequence of accelerator operations, by the cycle model.
 
 The emulator reports these; the simulated accelerator does the same operations and counts them itself, and both must agree.
 """
@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from epsilon.accelerator import Counters
 from epsilon.config import ArrayConfig
+from epsilon.energy import Events
 from epsilon.network import QuantizedNetwork
-from sim import cycles
+from sim import activity, cycles
+from sim.activity import Activity
 from sim.tiling import Gemm, gemm_of
 
 __all__ = ["CycleLedger", "ScanState"]
@@ -52,19 +54,19 @@ class ScanState:
 
 
 class CycleLedger:
-    """Count the cycles of accelerator operations; see ``epsilon.accelerator.Accelerator`` for what each one is."""
+    """Count the cycles and events of accelerator operations; see ``epsilon.accelerator.Accelerator`` for what each one is."""
 
     def __init__(self, config: ArrayConfig) -> None:
         self._config = config
         self._network: QuantizedNetwork | None = None
         self._weights_of: dict[str, Gemm] = {}
-        self._run_cycles: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._run_costs: dict[tuple[str, tuple[int, ...]], tuple[int, Events]] = {}
         self._state = ScanState()
         self.counters = Counters()
 
     def load(self, network: QuantizedNetwork) -> None:
         self._network = network
-        self._run_cycles.clear()
+        self._run_costs.clear()
         # A pass that only loads does not depend on the image's size; a 1x1 output stands for it.
         self._weights_of = {}
         for layer in network.weighted:
@@ -80,40 +82,55 @@ class CycleLedger:
         """Count ``batch`` images, one after another, through a layer; ``input_shape`` is that of one image."""
         if batch == 0:
             return  # no weights went through the array
-        key = (layer, tuple(input_shape))
-        if key not in self._run_cycles:
-            self._run_cycles[key] = cycles.run_cycles(self._config, gemm_of(self._network[layer], input_shape))
+        spent, events = self.run_cost(layer, input_shape)
         self._state.passed_through(layer)
-        self.counters = replace(self.counters, run=self.counters.run + batch * self._run_cycles[key])
+        counters = self.counters
+        self.counters = replace(counters, run=counters.run + batch * spent, events=counters.events + events * batch)
+
+    def run_cost(self, layer: str, input_shape: tuple[int, ...]) -> tuple[int, Events]:
+        """Return the cycles and events of one image through a layer, without counting them."""
+        key = (layer, tuple(input_shape))
+        if key not in self._run_costs:
+            gemm = gemm_of(self._network[layer], input_shape)
+            events = activity.events_of(self._config, activity.run_activity(self._config, gemm))
+            self._run_costs[key] = cycles.run_cycles(self._config, gemm), events
+        return self._run_costs[key]
 
     def scan(self) -> None:
         """Count one reading of all records."""
-        spent = sum(cycles.read_cycles(self._config, self._weights_of[name]) for name in self._state.stale)
+        for name in self._state.stale:
+            self._load(name, readback=False)
         # The flush comes last, for the layers that ran; a loading pass has its own.
         self._state.checked()
-        self._add_scan(spent + cycles.scan_cycles(self._config))
+        self._add("scan", cycles.scan_cycles(self._config), activity.scan_activity(self._config))
 
     def read(self, layer: str) -> None:
         """Count reading a layer's weights back."""
         self._state.passed_through(layer)
-        self._add_scan(cycles.read_cycles(self._config, self._weights_of[layer]))
+        self._load(layer, readback=True)
 
     def probe(self, layer: str, per_weight: bool) -> None:
         """Count a probe: of each stored weight's own stuck bits, or of the array's registers (once per check)."""
-        if per_weight:
-            spent = cycles.probe_cycles(self._config, self._weights_of[layer])
-        elif self._state.array_probed:
-            return
-        else:
-            spent = cycles.probe_cycles(self._config, None)
+        if not per_weight:
+            if self._state.array_probed:
+                return
             self._state.array_probed = True
-        self.counters = replace(self.counters, probe=self.counters.probe + spent)
+        gemm = self._weights_of[layer] if per_weight else None
+        self._add("probe", cycles.probe_cycles(self._config, gemm), activity.probe_activity(self._config, gemm))
 
-    def written(self, layer: str) -> None:
+    def written(self, layer: str, changed: int) -> None:
+        """Count ``changed`` words written to a layer."""
         self._state.written(layer)
+        self.counters = replace(self.counters, events=self.counters.events + Events(weight_writes=changed))
 
     def faults_changed(self) -> None:
         self._state.faults_changed()
 
-    def _add_scan(self, spent: int) -> None:
-        self.counters = replace(self.counters, scan=self.counters.scan + spent)
+    def _load(self, layer: str, *, readback: bool) -> None:
+        gemm = self._weights_of[layer]
+        self._add("scan", cycles.read_cycles(self._config, gemm), activity.load_activity(self._config, gemm, readback=readback))
+
+    def _add(self, what: str, spent: int, done: Activity) -> None:
+        counters = self.counters
+        events = counters.events + activity.events_of(self._config, done)
+        self.counters = replace(counters, **{what: getattr(counters, what) + spent}, events=events)

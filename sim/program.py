@@ -21,6 +21,7 @@ __all__ = [
     "activation_chunks",
     "beat_bytes",
     "command_beats",
+    "command_fields",
     "fault_beats",
     "join_accumulators",
     "records_of",
@@ -48,13 +49,17 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The beats of every output stream, uint8 (beats, bytes per beat), and the cycles."""
+    """The beats of every output stream, uint8 (beats, bytes per beat), and the cycles.
+
+    ``accepted`` beats that the accelerator took from each input stream, all images together.
+    """
 
     results: np.ndarray
     readback: np.ndarray
     signatures: np.ndarray
     busy_cycles: int
     clock_cycles: int
+    accepted: dict[str, int]
 
 
 def beat_bytes(config: ArrayConfig) -> dict[str, int]:
@@ -73,6 +78,17 @@ def command_beats(**fields: np.ndarray | int) -> np.ndarray:
             value = sum(int(code) % 256 << 8 * index for index, code in enumerate(value))
         words |= np.asarray(value, dtype=np.uint64) << np.uint64(layout[name].offset)
     return words.astype("<u8").view(np.uint8).reshape(size, 8)
+
+
+def command_fields(beats: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fields of command beats, each int64 (tiles,), without the quartiles: the inverse of ``command_beats``."""
+    words = np.ascontiguousarray(beats).view("<u8")[:, 0]
+    layout = Command.as_shape()
+    return {
+        name: ((words >> np.uint64(field.offset)) & np.uint64((1 << field.width) - 1)).astype(np.int64)
+        for name, field in layout
+        if name not in ("quartiles", "reserved")
+    }
 
 
 def split_matrix(config: ArrayConfig, gemm: Gemm, matrix: np.ndarray) -> np.ndarray:

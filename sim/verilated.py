@@ -40,6 +40,7 @@ class _Job(ctypes.Structure):
     _fields_ = [
         ("input", ctypes.c_void_p * 4),
         ("input_beats", ctypes.c_uint64 * 4),
+        ("input_taken", ctypes.c_uint64 * 4),
         ("output", ctypes.c_void_p * 3),
         ("output_capacity", ctypes.c_uint64 * 3),
         ("output_beats", ctypes.c_uint64 * 3),
@@ -144,7 +145,8 @@ class VerilatedModel:
         for name, beats, written in zip(OUTPUTS, outputs, job.output_beats, strict=True):
             if written != len(beats):
                 raise SimulationError(f"The accelerator put out {written} beats of {name}, not {len(beats)}")
-        return Run(*outputs, busy_cycles=job.busy_cycles, clock_cycles=job.clock_cycles)
+        accepted = dict(zip(INPUTS, job.input_taken, strict=True))
+        return Run(*outputs, busy_cycles=job.busy_cycles, clock_cycles=job.clock_cycles, accepted=accepted)
 
     def _checked(self, name: str, beats: np.ndarray) -> np.ndarray:
         width = self._bytes[name]

@@ -15,6 +15,7 @@ from epsilon.cli import (
     datasets,
     demonstration,
     emulation,
+    energy,
     faultsim,
     hardware,
     importing,
@@ -66,6 +67,7 @@ app.command()(hardware.verilog)
 app.command()(training.train)
 app.command("import")(importing.import_network)
 app.add_typer(datasets.app, name="data")
+app.add_typer(energy.app, name="energy")
 bench.app.command()(simulators.simulators)
 bench.app.command()(emulation.emulator)
 bench.app.command("testset")(testset.whole_set)

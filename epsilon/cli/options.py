@@ -22,6 +22,7 @@ __all__ = [
     "Data",
     "DatasetName",
     "Device",
+    "EnergyTableFile",
     "Faults",
     "Images",
     "Json",
@@ -60,6 +61,12 @@ DatasetName = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, ...")]
+EnergyTableFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--table", metavar="FILE", help="Your own energies (YAML), in place of those of the same name; see `energy table`."
+    ),
+]
 Images = Annotated[int, typer.Option("--images", min=0, help="How many images of the test split, from its start; 0 for all.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")]
 

@@ -67,6 +67,7 @@ def run(
     cols: options.Cols = 8,
     multiplier: options.MultiplierName = "KVP",
     level: options.Level = "words",
+    table_file: options.EnergyTableFile = None,
     lanes: options.Lanes = None,
     threads: options.Threads = None,
     waves: Annotated[Path | None, typer.Option("--waves", metavar="FILE", help="Write the waveform (VCD); with --on rtl.")] = None,
@@ -77,12 +78,14 @@ def run(
 ) -> None:
     """Run images through a network with stuck-at faults and one technique against them."""
     from epsilon.cli.output import console, progress_bar, write_json
+    from epsilon.energy import EnergyTable, energy, missing_energy
     from epsilon.executor import encode
     from epsilon.faults import FaultMap
     from epsilon.network_io import load
     from epsilon.techniques import gamma_of, opened, run_technique
 
     config = options.array_config(rows, cols, multiplier, level)
+    energies = EnergyTable.load(table_file) if table_file else EnergyTable.default()
     loaded = load(network)
     if fault_map_file is not None:
         drawn = FaultMap.load(fault_map_file)
@@ -109,11 +112,17 @@ def run(
         seconds = time.perf_counter() - start
     if save_fault_map is not None:
         drawn.save(save_fault_map)
+    parts_pj = energy(outcome.stream.events, energies, config.multiplier)
+    total_pj = None if parts_pj is None else sum(parts_pj.values())
     if json_file is not None:
         settings = {"network": network, "on": on, "gamma": gamma, "array": config.describe()}
-        write_json(json_file, {**settings, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe()})
+        spent = {"energy_pj": total_pj, "energy_parts_pj": parts_pj}
+        write_json(json_file, {**settings, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe(), **spent})
     out = console()
-    out.print(_summary(outcome, seconds, f"{network} on the {on}, {rows}x{cols} {config.multiplier.key}, {len(drawn)} stuck bits"))
+    title = f"{network} on the {on}, {rows}x{cols} {config.multiplier.key}, {len(drawn)} stuck bits"
+    out.print(_summary(outcome, seconds, total_pj, title))
+    if total_pj is None:
+        out.print(f"{missing_energy(config.multiplier)}.", soft_wrap=True, markup=False)
     if image:
         out.print(_predictions(outcome, image))
 
@@ -133,7 +142,7 @@ def _images(network, files: list[Path] | None, count: int, data: Path | None, da
     return np.concatenate(pictures), None
 
 
-def _summary(outcome: Outcome, seconds: float, title: str):
+def _summary(outcome: Outcome, seconds: float, energy_pj: float | None, title: str):
     from epsilon.cli.output import new_table
 
     stream = outcome.stream
@@ -147,6 +156,7 @@ def _summary(outcome: Outcome, seconds: float, title: str):
         "repairs",
         "weights\nrewritten",
         "cycles\nper image",
+        "energy, nJ\nper image",
         "images/s\nof wall clock",
     )
     table.add_row(
@@ -154,10 +164,11 @@ def _summary(outcome: Outcome, seconds: float, title: str):
         str(len(stream.predictions)),
         "-" if outcome.accuracy is None else str(outcome.accuracy),
         " ".join(map(str, outcome.exits_taken)),
-        str(len(stream.events)),
+        str(len(stream.checks)),
         str(len(stream.repairs)),
         str(stream.rewritten),
         f"{outcome.cycles_per_image:,.1f}",
+        "-" if energy_pj is None else f"{energy_pj / 1000 / len(stream.predictions):,.1f}",
         f"{len(stream.predictions) / seconds:,.0f}",
     )
     return table

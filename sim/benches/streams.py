@@ -78,30 +78,36 @@ class StreamBench:
             When it takes more than ``max_cycles`` for an image, or puts out another number of beats than it says.
         """
         busy, started = 0, get_sim_time("ns")
+        accepted = dict.fromkeys(INPUTS, 0)
         for image in range(program.images):
             before = self.cycles
-            self.send(program, image)
+            sent = self.send(program, image)
             try:
                 await with_timeout(self._until_idle(), max_cycles * PERIOD_NS, "ns")
             except SimTimeoutError:
                 raise SimulationError(f"The accelerator did not finish within {max_cycles} cycles") from None
             busy += (self.cycles - before) % 2**32
+            # Every source is idle: what was sent has crossed.
+            for name, beats in sent.items():
+                accepted[name] += beats
         clock = round((get_sim_time("ns") - started) / PERIOD_NS)
-        return Run(*(self._receive(name, getattr(program, name)) for name in OUTPUTS), busy_cycles=busy, clock_cycles=clock)
+        outputs = (self._receive(name, getattr(program, name)) for name in OUTPUTS)
+        return Run(*outputs, busy_cycles=busy, clock_cycles=clock, accepted=accepted)
 
     @property
     def cycles(self) -> int:
         """The accelerator's own counter."""
         return self.dut.cycles.value.to_unsigned()
 
-    def send(self, program: Program, image: int = 0) -> None:
-        """Give the sources what they send for one image; the first beats are all offered in the same cycle."""
+    def send(self, program: Program, image: int = 0) -> dict[str, int]:
+        """Give the sources what they send for one image; the first beats are all offered in the same cycle. Return the beats of each."""
         per_image = len(program.activations) // program.images
         beats = {name: getattr(program, name) for name in INPUTS}
         beats["activations"] = program.activations[image * per_image : (image + 1) * per_image]
         for name, source in self.sources.items():
             if len(beats[name]):
                 source.send_nowait(beats[name].tobytes())
+        return {name: len(beats[name]) for name in self.sources}
 
     def assert_drained(self) -> None:
         """Assert that nothing is left in any driver or in the accelerator."""

@@ -31,7 +31,7 @@ class LanesAccelerator(ArrayDriver):
     """Implements ``Accelerator`` on bit lanes: image i of a batch runs on lane i; weights and faults are the same in all lanes.
 
     Every lane is an accelerator that takes as many cycles for its image as any other accelerator would. The counters are those of
-    one accelerator that ran all images: the cycles of one image times the number of images; lanes without an image count nothing.
+    one accelerator that ran all images: those of one image times the number of images; lanes without an image count nothing.
     What all lanes do alike, scanning and probing, is counted once.
 
     Parameters
@@ -96,6 +96,7 @@ class LanesAccelerator(ArrayDriver):
             signatures=self._common(run.signatures),
             busy_cycles=images * run.busy_cycles,
             clock_cycles=run.clock_cycles,
+            accepted={name: images * beats for name, beats in run.accepted.items()},
         )
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ struct Job {
     int64_t input_lane_stride[INPUTS];
     int64_t input_beat_stride[INPUTS];
     uint64_t input_beats[INPUTS];
+    uint64_t input_taken[INPUTS];    // written: beats that crossed
     uint8_t *output[OUTPUTS];
     int64_t output_lane_stride[OUTPUTS];
     uint64_t output_capacity[OUTPUTS];
@@ -150,6 +151,7 @@ int epsilon_run(Simulation *sim, Job *job) {
     if (offered[INDEX] && b[PLACE_##PORT##_tready]) { \
         offered[INDEX] = false;                       \
         ++next[INDEX];                                \
+        ++job->input_taken[INDEX];                    \
     }                                                 \
     pending |= next[INDEX] < job->input_beats[INDEX];
         ACCEPT(COMMANDS, commands)

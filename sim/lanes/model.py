@@ -26,6 +26,7 @@ class _Job(ctypes.Structure):
         ("input_lane_stride", ctypes.c_int64 * 4),
         ("input_beat_stride", ctypes.c_int64 * 4),
         ("input_beats", ctypes.c_uint64 * 4),
+        ("input_taken", ctypes.c_uint64 * 4),
         ("output", ctypes.c_void_p * 3),
         ("output_lane_stride", ctypes.c_int64 * 3),
         ("output_capacity", ctypes.c_uint64 * 3),
@@ -61,13 +62,17 @@ class LaneProgram:
 
 @dataclass(frozen=True, eq=False)
 class LaneRun:
-    """The beats of every output stream, uint8 (lanes, beats, bytes), and the cycles, which are the same in all lanes."""
+    """The beats of every output stream, uint8 (lanes, beats, bytes), and what is the same in all lanes.
+
+    ``accepted`` beats that each accelerator took from every input stream.
+    """
 
     results: np.ndarray
     readback: np.ndarray
     signatures: np.ndarray
     busy_cycles: int
     clock_cycles: int
+    accepted: dict[str, int]
 
 
 class LanesModel:
@@ -210,7 +215,8 @@ class LanesModel:
         for name, beats, written in zip(OUTPUTS, outputs, job.output_beats, strict=True):
             if written != beats.shape[1]:
                 raise SimulationError(f"The accelerator put out {written} beats of {name}, not {beats.shape[1]}")
-        return LaneRun(*outputs, busy_cycles=job.busy_cycles, clock_cycles=job.clock_cycles)
+        accepted = dict(zip(INPUTS, job.input_taken, strict=True))
+        return LaneRun(*outputs, busy_cycles=job.busy_cycles, clock_cycles=job.clock_cycles, accepted=accepted)
 
     def _run_one(self, handle: int, job: _Job) -> int:
         return self._library.epsilon_run(handle, ctypes.byref(job))

@@ -51,7 +51,19 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "print(sorted({'torch', 'amaranth', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for command in ("demo", "run", "crosscheck", "multipliers", "verilog", "train", "import", "networks", "data", "bench"):
+    for command in (
+        "demo",
+        "run",
+        "crosscheck",
+        "multipliers",
+        "verilog",
+        "train",
+        "import",
+        "networks",
+        "data",
+        "energy",
+        "bench",
+    ):
         assert f" {command} " in done.stdout
     assert done.stderr.strip() == "[]"
 

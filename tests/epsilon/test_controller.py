@@ -31,11 +31,12 @@ def faults_of(network, *, rate=0.3, seed=2, site="storage", **options):
 
 
 def equal(one, two):
-    return all(
+    lists = {"checks", "events"}
+    return all(getattr(one, name) == getattr(two, name) for name in lists) and all(
         np.array_equal(getattr(one, field.name), getattr(two, field.name))
         for field in dataclasses.fields(one)
-        if field.name != "events"
-    ) and (one.events == two.events)
+        if field.name not in lists
+    )
 
 
 class OnlyTheProtocol:
@@ -118,8 +119,8 @@ def test_images_before_the_trigger_see_the_fault_and_those_after_it_the_repair(t
 def test_without_faults_every_score_is_zero_and_nothing_is_repaired(accelerator, tiny_images, detector, repair):
     controller = Controller(accelerator, gamma=GAMMA, repair=get_repair(repair), detector=detector, offset=0.0)
     result = controller.stream(tiny_images)
-    assert len(result.events) == np.count_nonzero(~result.sure) > 10
-    assert {layer.score for check in result.events for layer in check.layers} == {0.0}
+    assert len(result.checks) == np.count_nonzero(~result.sure) > 10
+    assert {layer.score for check in result.checks for layer in check.layers} == {0.0}
     assert not result.repairs
     unchecked = Controller(accelerator, gamma=GAMMA, repair=None).stream(tiny_images)
     assert np.array_equal(result.predictions, unchecked.predictions)
@@ -133,8 +134,8 @@ def test_a_fault_is_repaired_once_and_a_new_one_again(tiny_network, tiny_images,
     accelerator.set_faults(first)
     result = controller.stream(tiny_images)
     assert len(result.repairs) == 1
-    assert len(result.events) > 1
-    assert all(not check.flagged for check in result.events[1:])
+    assert len(result.checks) > 1
+    assert all(not check.flagged for check in result.checks[1:])
     assert not controller.stream(tiny_images).repairs
 
     accelerator.set_faults(first | faults_of(tiny_network, rate=0.2, seed=3, polarity=0))
@@ -151,7 +152,7 @@ def test_a_flagged_layer_that_no_repair_can_better_raises_no_second_alarm(tiny_n
     accelerator.set_faults(FaultMap({"conv2": lowest}))
     controller = Controller(accelerator, gamma=GAMMA, repair=get_repair("clip"), detector="exact", offset=20.0)
     result = controller.stream(tiny_images)
-    assert [check.flagged for check in result.events[:2]] == [("conv2",), ()]
+    assert [check.flagged for check in result.checks[:2]] == [("conv2",), ()]
     assert not result.repairs
 
 
@@ -172,7 +173,7 @@ def test_only_flagged_layers_are_touched(tiny_network, tiny_images, accelerator)
 def test_pattern_detector_compares_with_equation_3(tiny_network, tiny_images, accelerator):
     accelerator.set_faults(faults_of(tiny_network, rate=0.5))
     controller = Controller(accelerator, gamma=GAMMA, repair=get_repair("nearest"), detector="pattern")
-    check = controller.stream(tiny_images).events[0]
+    check = controller.stream(tiny_images).checks[0]
     for layer in check.layers:
         assert layer.threshold == controller.importances[layer.layer].threshold
         assert layer.score > 0
@@ -196,7 +197,7 @@ def test_exact_repair_gives_back_the_fault_free_predictions(tiny_network, tiny_i
 def test_without_repair_no_check_is_made(tiny_network, tiny_images, accelerator):
     accelerator.set_faults(faults_of(tiny_network, rate=0.5))
     result = Controller(accelerator, gamma=GAMMA, repair=None).stream(tiny_images)
-    assert result.events == ()
+    assert result.checks == ()
     assert accelerator.counters().scan == accelerator.counters().probe == 0
     assert np.array_equal(result.cycles, result.run)
     found = sequential(accelerator, encode(tiny_network, tiny_images), GAMMA)
@@ -210,6 +211,8 @@ def test_cycles_are_those_of_the_accelerator_when_nothing_is_evaluated_ahead(tin
     result = Controller(accelerator, gamma=GAMMA, repair=get_repair("nearest"), detector="exact").stream(tiny_images, lookahead=1)
     spent = accelerator.counters()
     assert (result.run.sum(), result.scan.sum(), result.probe.sum()) == (spent.run, spent.scan, spent.probe)
+    assert result.events == spent.events
+    assert result.events.weight_writes == result.rewritten > 0
     trigger = result.repairs[0].image
     assert np.flatnonzero(result.probe).tolist() == [trigger]
     assert np.array_equal(result.scan > 0, ~result.sure)
