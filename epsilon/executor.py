@@ -6,7 +6,8 @@ it is the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from epsilon.accelerator import Accelerator
 from epsilon.network import Add, AvgPool2d, Exit, Flatten, Layer, MaxPool2d, Pad2d, QuantizedNetwork, Relu, WeightedLayer
 from epsilon.validation import output_shapes
 
-__all__ = ["Execution", "Observer", "encode"]
+__all__ = ["Execution", "ImageStream", "Observer", "encode"]
 
 INPUT = "input"
+Result = TypeVar("Result")
 
 #: Called after every weighted layer with its name, its int8 activations and its int32 accumulators (without bias).
 Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
@@ -81,6 +83,16 @@ class Execution:
         self._done: set[str] = set()
         self._cycles = 0
 
+    @classmethod
+    def resumed(cls, accelerator: Accelerator, layer: str, values: Mapping[str, torch.Tensor]) -> Execution:
+        """Return a run that goes on at a layer, given what ``before`` returned for it."""
+        network = accelerator.network
+        first = next(iter(values.values()))
+        execution = cls(accelerator, torch.empty((len(first), *network.input_shape), dtype=torch.int8, device=first.device))
+        execution._values = dict(values)
+        execution._done = {earlier.name for earlier in network.layers[: network.layers.index(network[layer])]}
+        return execution
+
     @property
     def batch(self) -> int:
         """Images still in the batch."""
@@ -102,12 +114,17 @@ class Execution:
         exit_layer = self._network.exits[index]
         needed = self._ancestors(exit_layer)
         for layer in self._network.layers:
-            if layer.name in needed and layer.name not in self._done:
-                self._values[layer.name] = self._run(layer, [self._values[name] for name in layer.inputs])
-                self._done.add(layer.name)
-                for name in set(layer.inputs):
-                    self._release(name)
+            if layer.name in needed:
+                self._advance(layer)
         return self._values[exit_layer.name]
+
+    def before(self, layer: str) -> dict[str, torch.Tensor]:
+        """Run every layer before the one that is named; return the results that it and later layers read, by name."""
+        for earlier in self._network.layers:
+            if earlier.name == layer:
+                return dict(self._values)
+            self._advance(earlier)
+        raise ValueError(f"The network has no layer {layer!r}")
 
     def narrow(self, keep: torch.Tensor | np.ndarray) -> None:
         """Drop the images that are not kept; later layers run on the rest alone.
@@ -130,6 +147,15 @@ class Execution:
             if earlier.name in found:
                 found.update(earlier.inputs)
         return found
+
+    def _advance(self, layer: Layer) -> None:
+        """Run a layer whose inputs are there, unless it has run."""
+        if layer.name in self._done:
+            return
+        self._values[layer.name] = self._run(layer, [self._values[name] for name in layer.inputs])
+        self._done.add(layer.name)
+        for name in set(layer.inputs):
+            self._release(name)
 
     def _release(self, name: str) -> None:
         """Forget a result that no layer will read any more."""
@@ -158,10 +184,7 @@ class Execution:
     def _run_weighted(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
         if not self._batch:
             return self._nothing(layer, value)
-        before = self._accelerator.counters().run
-        accumulators = self._accelerator.run_layer(layer.name, value)
-        spent = self._accelerator.counters().run - before
-        self._cycles += spent // self._batch if spent % self._batch == 0 else spent / self._batch
+        accumulators = self._counted(lambda: self._accelerator.run_layer(layer.name, value))
         if self._observer is not None:
             self._observer(layer.name, value, accumulators)
         bias = torch.from_numpy(layer.bias).to(accumulators.device)
@@ -169,8 +192,36 @@ class Execution:
             return integer.requantize(accumulators, layer.requantization, bias)
         return accumulators + bias.reshape(1, -1, *(1,) * (accumulators.dim() - 2))
 
+    def _counted(self, operation: Callable[[], Result]) -> Result:
+        """Do what takes the batch through a layer, and note the cycles that it spent on each image."""
+        before = self._accelerator.counters().run
+        result = operation()
+        spent = self._accelerator.counters().run - before
+        self._cycles += spent // self._batch if spent % self._batch == 0 else spent / self._batch
+        return result
+
     def _nothing(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
         """Return the result for no image, without asking the accelerator."""
         dtype = torch.int32 if layer.requantization is None else torch.int8
         sides = output_shapes(self._network)[layer.name]
         return torch.empty((0, *sides), dtype=dtype, device=value.device)
+
+
+class ImageStream:
+    """The images of a stream, and how a run of some of them begins.
+
+    Parameters
+    ----------
+    codes : int8 (images, C, H, W)
+        From ``encode``.
+    """
+
+    def __init__(self, codes: torch.Tensor) -> None:
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def execution(self, accelerator: Accelerator, start: int, stop: int) -> Execution:
+        """Return the run of the images from ``start`` to before ``stop``."""
+        return Execution(accelerator, self._codes[start:stop])
