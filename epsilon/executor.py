@@ -17,7 +17,7 @@ from epsilon.accelerator import Accelerator
 from epsilon.network import Add, AvgPool2d, Exit, Flatten, Layer, MaxPool2d, Pad2d, QuantizedNetwork, Relu, WeightedLayer
 from epsilon.validation import output_shapes
 
-__all__ = ["Execution", "ImageStream", "Observer", "encode"]
+__all__ = ["Execution", "ImageStream", "Observer", "ancestors", "encode"]
 
 INPUT = "input"
 Result = TypeVar("Result")
@@ -50,6 +50,15 @@ def encode(network: QuantizedNetwork, images: np.ndarray | torch.Tensor) -> torc
         # One channel at a time, since indices take eight times the memory of the pixels.
         codes[:, channel] = table[pixels[:, channel].to(torch.int64)]
     return codes
+
+
+def ancestors(network: QuantizedNetwork, names: set[str]) -> set[str]:
+    """Return the names of these layers and of all that they depend on."""
+    found = set(names)
+    for layer in reversed(network.layers):
+        if layer.name in found:
+            found.update(layer.inputs)
+    return found
 
 
 class Execution:
@@ -112,19 +121,22 @@ class Execution:
             0 for the first exit; -1 for the final classifier.
         """
         exit_layer = self._network.exits[index]
-        needed = self._ancestors(exit_layer)
+        needed = ancestors(self._network, {exit_layer.name})
         for layer in self._network.layers:
             if layer.name in needed:
                 self._advance(layer)
         return self._values[exit_layer.name]
 
     def before(self, layer: str) -> dict[str, torch.Tensor]:
-        """Run every layer before the one that is named; return the results that it and later layers read, by name."""
-        for earlier in self._network.layers:
-            if earlier.name == layer:
-                return dict(self._values)
-            self._advance(earlier)
-        raise ValueError(f"The network has no layer {layer!r}")
+        """Return the results of earlier layers that the one that is named and later layers read, by name, running what they need."""
+        layers = self._network.layers
+        at = layers.index(self._network[layer])
+        read = {name for later in layers[at:] for name in later.inputs}
+        needed = ancestors(self._network, read)
+        for earlier in layers[:at]:
+            if earlier.name in needed:
+                self._advance(earlier)
+        return {name: value for name, value in self._values.items() if name in read}
 
     def narrow(self, keep: torch.Tensor | np.ndarray) -> None:
         """Drop the images that are not kept; later layers run on the rest alone.
@@ -140,13 +152,6 @@ class Execution:
             return
         self._values = {name: value[keep.to(value.device)] for name, value in self._values.items()}
         self._batch = int(keep.sum())
-
-    def _ancestors(self, layer: Layer) -> set[str]:
-        found = {layer.name}
-        for earlier in reversed(self._network.layers):
-            if earlier.name in found:
-                found.update(earlier.inputs)
-        return found
 
     def _advance(self, layer: Layer) -> None:
         """Run a layer whose inputs are there, unless it has run."""

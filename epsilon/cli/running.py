@@ -33,7 +33,8 @@ def run(
         typer.Option(
             "--repair",
             help="EPSILON with this repair: quartile (the paper's), zero, nearest, clip, invert; none: exits without detection; "
-            "last-exit: no early exit either.",
+            "mendnet: the same by confidence and energy; secded: weight registers under a code that corrects one bit; "
+            "last-exit: no early exit.",
             rich_help_panel=TECHNIQUE,
         ),
     ] = "quartile",
