@@ -194,6 +194,7 @@ class _Known(Execution):
         self._logits = shared._state(emulator)
 
     def exit(self, index: int) -> torch.Tensor:
+        index %= len(self._network.exits)  # -1 is the last one
         needed = self._shared._needed[index]
         for layer in self._network.weighted:
             if layer.name in needed and layer.name not in self._done:
