@@ -142,7 +142,8 @@ class Controller:
     Raises
     ------
     ValueError
-        When gamma or alpha is out of range, there is not one tau per exit, or the repair needs flags that the accelerator is built without.
+        When gamma or alpha is out of range, there is not one tau per exit, or the repair needs flags that the accelerator is built
+        without.
     """
 
     def __init__(
@@ -172,7 +173,9 @@ class Controller:
         #: Records that a check found nothing in, and what it found.
         self._quiet: tuple[dict[str, ScanRecords], tuple[LayerCheck, ...]] = ({}, ())
 
-    def stream(self, images: np.ndarray | torch.Tensor | ImageStream, *, lookahead: int = 256, progress: Progress | None = None) -> StreamResult:
+    def stream(
+        self, images: np.ndarray | torch.Tensor | ImageStream, *, lookahead: int = 256, progress: Progress | None = None
+    ) -> StreamResult:
         """Run a stream of images one after another; the results are the same for every ``lookahead``.
 
         What was found and repaired stays known to the next stream.

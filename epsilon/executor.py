@@ -128,7 +128,7 @@ class Execution:
         return self._values[exit_layer.name]
 
     def before(self, layer: str) -> dict[str, torch.Tensor]:
-        """Return the results of earlier layers that the one that is named and later layers read, by name, running what they need."""
+        """Run what leads to a layer and to those after it; return the earlier results that they read, by name."""
         layers = self._network.layers
         at = layers.index(self._network[layer])
         read = {name for later in layers[at:] for name in later.inputs}

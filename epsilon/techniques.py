@@ -250,8 +250,6 @@ def run_technique(
         tau = tau_of(network, accelerator.config) if technique == "mendnet" else None
         # Stored weights that are themselves damaged are gone; behind faulty PEs memory still has them.
         golden = golden_weights(network) if faults is None or not faults.has_storage else None
-        controller = Controller(
-            accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden, alpha=alpha, tau=tau
-        )
+        controller = Controller(accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden, alpha=alpha, tau=tau)
         stream = controller.stream(codes, lookahead=lookahead, progress=progress)
     return Outcome(technique, stream, labels, len(network.exits))

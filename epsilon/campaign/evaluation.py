@@ -79,9 +79,7 @@ class Evaluations:
         return self._state(emulator).at(exit_index, images)
 
     def _state(self, emulator: Emulator) -> _Logits:
-        differ = frozenset(
-            (name, digest) for name, golden in self._golden.items() if (digest := emulator.digest(name)) != golden
-        )
+        differ = frozenset((name, digest) for name, golden in self._golden.items() if (digest := emulator.digest(name)) != golden)
         if differ not in self._states:
             self._states[differ] = _Logits(self, frozenset(name for name, _ in differ))
         found = self._states[differ]
@@ -108,7 +106,9 @@ class Evaluations:
             if not found:
                 if sum(value.nbytes for value in values.values()) * len(self.codes) > self._kept_bytes * len(codes):
                     return None
-                found = {name: torch.empty((len(self.codes), *value.shape[1:]), dtype=value.dtype) for name, value in values.items()}
+                found = {
+                    name: torch.empty((len(self.codes), *value.shape[1:]), dtype=value.dtype) for name, value in values.items()
+                }
             for name, value in values.items():
                 found[name][start : start + BATCH] = value
         size = sum(value.nbytes for value in found.values())

@@ -1,7 +1,7 @@
 """Runs one unit of a campaign: every technique on one fault map, a row each.
 
-All techniques see the same faults and images. What units of the same network, multiplier and images share (golden logits, activations
-in front of the faulty layer) is kept in the process, so such units should follow each other.
+All techniques see the same faults and images. What units of the same network, multiplier and images share (golden logits,
+activations in front of the faulty layer) is kept in the process, so such units should follow each other.
 """
 
 from __future__ import annotations
@@ -277,9 +277,7 @@ def _silent(technique: Technique, stream: StreamResult, fault_free: StreamResult
 
 
 @lru_cache(maxsize=1)
-def _shared(
-    name: str, digest: str, multiplier: str, rows: int, cols: int, split: str, images: int, data: str | None
-) -> _Shared:
+def _shared(name: str, digest: str, multiplier: str, rows: int, cols: int, split: str, images: int, data: str | None) -> _Shared:
     network = network_io.load(name)
     if network_io.network_digest(network) != digest:
         raise ValueError(f"The network {name!r} is no longer the one that the campaign was planned with")

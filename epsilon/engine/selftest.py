@@ -74,7 +74,9 @@ def _requantizes(library: Library) -> bool:
 
 def _adds(library: Library) -> bool:
     """Compare with integers that have no width, over a grid of codes with both ends."""
-    first, second = (values.to(torch.int8).contiguous() for values in torch.meshgrid(*[torch.arange(-128, 128, 3)] * 2, indexing="ij"))
+    first, second = (
+        values.to(torch.int8).contiguous() for values in torch.meshgrid(*[torch.arange(-128, 128, 3)] * 2, indexing="ij")
+    )
     for multiplier, offset, shift in (((2**31 - 1, 2**31 - 1), 1 << 61, 62), ((3, 5), 2, 2), ((1_500_000_000, 7), -(5 << 31), 31)):
         wanted = [
             max(-100, min(90, (a * multiplier[0] + b * multiplier[1] + offset) >> shift))

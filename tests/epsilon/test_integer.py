@@ -157,7 +157,9 @@ def test_addition_rounds_half_up_and_goes_in_chunks(monkeypatch):
 
 
 def test_addition_is_the_same_in_every_memory_format():
-    layer = Add(name="sum", inputs=("a", "b"), multiplier=np.array([1_500_000_000, 900_000_000], np.int32), shift=31, bias=-(5 << 31))
+    layer = Add(
+        name="sum", inputs=("a", "b"), multiplier=np.array([1_500_000_000, 900_000_000], np.int32), shift=31, bias=-(5 << 31)
+    )
     generator = torch.Generator().manual_seed(4)
     first, second = torch.randint(-128, 128, (2, 3, 5, 4, 6), generator=generator, dtype=torch.int8)
     wanted = integer._add_by_torch(first, second, layer, layer.bias + (1 << 30))

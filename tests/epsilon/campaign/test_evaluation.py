@@ -88,7 +88,9 @@ def test_activations_that_are_not_kept_are_computed_again(digits, monkeypatch):
     results = []
     for kept_bytes in (0, 1 << 30):
         shared = Evaluations(network, CONFIG, codes, kept_bytes=kept_bytes)
-        results.append(run_technique("nearest", Emulator(CONFIG), network, shared.stream(), labels, faults=faults, gamma=0.9).stream)
+        results.append(
+            run_technique("nearest", Emulator(CONFIG), network, shared.stream(), labels, faults=faults, gamma=0.9).stream
+        )
         assert bool(shared._kept) == bool(kept_bytes)
     assert_equal(*results)
 
