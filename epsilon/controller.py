@@ -7,21 +7,21 @@ controller sees nothing but the ``Accelerator`` protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from epsilon.accelerator import Accelerator, ScanRecords, StuckBits, WeightWords
-from epsilon.confidence import confidences, require_gamma
+from epsilon.confidence import confidences, energies, require_gamma
 from epsilon.detector import Detector, get_detector
 from epsilon.energy import EVENTS, Events
-from epsilon.executor import Execution, encode
+from epsilon.executor import Execution, ImageStream, encode
 from epsilon.importance import OFFSET, LayerImportance, importances
 from epsilon.network import QuantizedNetwork
 from epsilon.repair import Repair, RepairContext, golden_totals, input_grid, rewritten, useful_bits
-from epsilon.signatures import Signature, count_records, golden_quartiles
+from epsilon.signatures import golden_records, golden_signature
 
 __all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
 
@@ -138,11 +138,16 @@ class Controller:
         The golden weights, where memory still has them (only PEs are faulty); ``epsilon.repair.golden_weights``.
     offset : float
         m of Eq. (3).
+    alpha : float, optional
+        The importance of every layer, in place of Eq. (2).
+    tau : sequence of float, optional
+        One per exit: an exit is taken only when its energy (``epsilon.confidence.energies``) is at most this, too.
 
     Raises
     ------
     ValueError
-        When gamma is out of range, or the repair needs flags that the accelerator is built without.
+        When gamma or alpha is out of range, there is not one tau per exit, or the repair needs flags that the accelerator is built
+        without.
     """
 
     def __init__(
@@ -154,17 +159,27 @@ class Controller:
         detector: str | Detector = "pattern",
         golden: Mapping[str, np.ndarray] | None = None,
         offset: float = OFFSET,
+        alpha: float | None = None,
+        tau: Sequence[float] | None = None,
     ) -> None:
         if repair is not None and repair.needs_flags and not accelerator.config.repair:
             raise ValueError(f"The repair {repair.name} needs the repair flags, which the accelerator is built without")
+        exits = len(accelerator.network.exits)
+        if tau is not None and len(tau) != exits:
+            raise ValueError(f"The network has {exits} exits, but there are {len(tau)} thresholds tau")
         self.accelerator = accelerator
         self.gamma = require_gamma(gamma)
+        self.tau = tau
         self.repair = repair
         self.detector = get_detector(detector)
-        self.importances = importances(accelerator.network, offset)
+        self.importances = importances(accelerator.network, offset, alpha)
         self._layers = {name: _LayerBook(accelerator, name, importance, golden) for name, importance in self.importances.items()}
+        #: Records that a check found nothing in, and what it found.
+        self._quiet: tuple[dict[str, ScanRecords], tuple[LayerCheck, ...]] = ({}, ())
 
-    def stream(self, images: np.ndarray | torch.Tensor, *, lookahead: int = 256, progress: Progress | None = None) -> StreamResult:
+    def stream(
+        self, images: np.ndarray | torch.Tensor | ImageStream, *, lookahead: int = 256, progress: Progress | None = None
+    ) -> StreamResult:
         """Run a stream of images one after another; the results are the same for every ``lookahead``.
 
         What was found and repaired stays known to the next stream.
@@ -172,38 +187,41 @@ class Controller:
         Parameters
         ----------
         images : uint8 or int8 (images, C, H, W)
-            Images, or codes from ``encode``.
+            Images, or codes from ``encode``; or an ``ImageStream`` of them.
         lookahead : int
             Images that are evaluated ahead in one batch; those after a repair are evaluated again.
         progress : callable, optional
             Called with the images done and all images.
         """
-        codes = _codes(self.accelerator.network, images)
+        source = _source(self.accelerator.network, images)
         _require_lookahead(lookahead)
-        book = _StreamBook(len(codes))
+        book = _StreamBook(len(source))
         start = 0
-        while start < len(codes):
-            stop = min(start + lookahead, len(codes))
-            self._evaluate(codes[start:stop], book, start)
-            start = self._settle(codes, book, start, stop)
+        while start < len(source):
+            stop = min(start + lookahead, len(source))
+            self._evaluate(source, book, start, stop)
+            start = self._settle(source, book, start, stop)
             if progress is not None:
-                progress(start, len(codes))
+                progress(start, len(source))
         return book.result()
 
-    def _evaluate(self, codes: torch.Tensor, book: _StreamBook, start: int) -> None:
+    def _evaluate(self, source: ImageStream, book: _StreamBook, start: int, stop: int) -> None:
         """Take every image's first sure exit, the last where none is."""
-        execution = Execution(self.accelerator, codes)
-        waiting = np.arange(start, start + len(codes))
+        execution = source.execution(self.accelerator, start, stop)
+        waiting = np.arange(start, stop)
         for exit_index in range(len(self.accelerator.network.exits)):
-            predictions, found = confidences(execution.exit(exit_index))
-            book.take(waiting, exit_index, predictions, found, found > self.gamma, execution)
+            logits = execution.exit(exit_index)
+            predictions, found = confidences(logits)
             unsure = found <= self.gamma
+            if self.tau is not None:
+                unsure |= energies(logits) > self.tau[exit_index]
+            book.take(waiting, exit_index, predictions, found, ~unsure, execution)
             waiting = waiting[unsure]
             if not len(waiting):
                 break
             execution.narrow(torch.from_numpy(unsure))
 
-    def _settle(self, codes: torch.Tensor, book: _StreamBook, start: int, stop: int) -> int:
+    def _settle(self, source: ImageStream, book: _StreamBook, start: int, stop: int) -> int:
         """Check for each unsure image of those evaluated; return where the stream goes on: after a repair, or at the end."""
         if self.repair is None:
             return stop
@@ -211,7 +229,7 @@ class Controller:
             before = self.accelerator.counters()
             check = self._check(int(image))
             if check.rewritten:
-                self._recompute(codes[image : image + 1], book, image)
+                self._recompute(source, book, int(image))
                 self._renew(check)
             after = self.accelerator.counters()
             book.scan[image], book.probe[image] = after.scan - before.scan, after.probe - before.probe
@@ -225,6 +243,9 @@ class Controller:
     def _check(self, image: int) -> Check:
         """Compare every layer with its reference and repair those that are faulty."""
         records = self.accelerator.read_records()
+        unchanged, found = self._quiet
+        if unchanged and all(records[name] is unchanged[name] for name in self._layers):
+            return Check(image, found)
         found = []
         for name, layer in self._layers.items():
             score = self.detector.score(layer.reference, records[name])
@@ -234,7 +255,11 @@ class Controller:
                 # Also where nothing could be done: the same fault does not raise a second alarm.
                 layer.reference = records[name]
             found.append(finding)
-        return Check(image, tuple(found))
+        check = Check(image, tuple(found))
+        if not check.flagged:
+            # An accelerator that gives the very same records again need not be compared again.
+            self._quiet = records, check.layers
+        return check
 
     def _repair(self, name: str) -> int:
         """Read a layer back, repair it, and return how many words were rewritten."""
@@ -250,9 +275,9 @@ class Controller:
         layer.words, layer.known = words, stuck
         return changed
 
-    def _recompute(self, code: torch.Tensor, book: _StreamBook, image: int) -> None:
+    def _recompute(self, source: ImageStream, book: _StreamBook, image: int) -> None:
         """Predict the triggering image again, at the last exit, with the repaired weights."""
-        execution = Execution(self.accelerator, code)
+        execution = source.execution(self.accelerator, image, image + 1)
         predictions, found = confidences(execution.exit(-1))
         book.predictions[image], book.confidences[image] = predictions[0], found[0]
         book.run[image] += execution.cycles
@@ -266,20 +291,24 @@ class Controller:
 
 
 def vanilla(
-    accelerator: Accelerator, images: np.ndarray | torch.Tensor, *, lookahead: int = 256, progress: Progress | None = None
+    accelerator: Accelerator,
+    images: np.ndarray | torch.Tensor | ImageStream,
+    *,
+    lookahead: int = 256,
+    progress: Progress | None = None,
 ) -> StreamResult:
     """Run images through to the last exit alone, without any detection; see ``Controller.stream``."""
-    codes = _codes(accelerator.network, images)
+    source = _source(accelerator.network, images)
     _require_lookahead(lookahead)
-    book = _StreamBook(len(codes))
+    book = _StreamBook(len(source))
     last = len(accelerator.network.exits) - 1
-    for start in range(0, len(codes), lookahead):
-        execution = Execution(accelerator, codes[start : start + lookahead])
+    for start in range(0, len(source), lookahead):
+        execution = source.execution(accelerator, start, min(start + lookahead, len(source)))
         predictions, found = confidences(execution.exit(last))
         taken = np.arange(start, start + len(predictions))
         book.take(taken, last, predictions, found, np.ones(len(taken), bool), execution)
         if progress is not None:
-            progress(start + len(taken), len(codes))
+            progress(start + len(taken), len(source))
     return book.result()
 
 
@@ -307,8 +336,8 @@ class _LayerBook:
         self.golden = None if golden is None else golden[name]
         self.used_weight_bits = accelerator.config.multiplier.used_weight_bits
         self.totals = golden_totals(layer.matrix, self.used_weight_bits)
-        self.signature = Signature.of(layer.matrix)
-        self.reference: ScanRecords = count_records(layer.matrix, golden_quartiles(layer))
+        self.signature = golden_signature(layer)
+        self.reference: ScanRecords = golden_records(layer)
         self.words = WeightWords.plain(layer.matrix)
         self.known: StuckBits | None = None
         self.grid = input_grid(accelerator.network, name)
@@ -360,9 +389,11 @@ class _StreamBook:
         )
 
 
-def _codes(network: QuantizedNetwork, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+def _source(network: QuantizedNetwork, images: np.ndarray | torch.Tensor | ImageStream) -> ImageStream:
+    if isinstance(images, ImageStream):
+        return images
     codes = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
-    return codes if codes.dtype == torch.int8 else encode(network, codes)
+    return ImageStream(codes if codes.dtype == torch.int8 else encode(network, codes))
 
 
 def _require_lookahead(lookahead: int) -> None:

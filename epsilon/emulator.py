@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from epsilon.config import ArrayConfig
 from epsilon.engine.packing import PackedLayer, pack, require_engine
 from epsilon.idle_rows import idle_sums, padded
 from epsilon.network import QuantizedNetwork, WeightedLayer
-from epsilon.signatures import count_records, golden_quartiles
+from epsilon.signatures import count_records, golden_quartiles, golden_records
 from epsilon.weight_memory import WeightMemory, require_activations
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ class Emulator:
 
     def run_layer(self, layer: str, activations: torch.Tensor) -> torch.Tensor:
         """Return the accumulators of a layer, int32, without bias; see ``Accelerator.run_layer``."""
+        sums = self.multiply(layer, activations)
+        self.count_run(layer, tuple(activations.shape[1:]), activations.shape[0])
+        return sums
+
+    def count_run(self, layer: str, input_shape: tuple[int, ...], batch: int) -> None:
+        """Count a batch through a layer, ``input_shape`` each, whose sums are known already."""
+        self._ledger.run(layer, input_shape, batch)
+
+    def multiply(self, layer: str, activations: torch.Tensor) -> torch.Tensor:
+        """Return what ``run_layer`` does, counting nothing."""
         derived = self._of(layer)
         require_activations(derived.layer, activations)
         node, inputs = derived.layer, activations.to(self.device)
@@ -74,12 +85,22 @@ class Emulator:
         if derived.packed is None:
             derived.packed = pack(node, derived.seen, self.config.multiplier, self.device, engine=self.engine)
         sums = derived.packed.run(inputs).to(activations.device)
-        idle = idle_sums(node, self.config, self._memory.faults)
-        if idle is not None:
-            idle = torch.from_numpy(idle.astype(np.int32)).to(sums.device)
+        if derived.idle is not None:
+            idle = torch.from_numpy(derived.idle.astype(np.int32)).to(sums.device)
             sums += idle.reshape(1, -1, *(1,) * (sums.dim() - 2))
-        self._ledger.run(layer, tuple(activations.shape[1:]), activations.shape[0])
         return sums
+
+    def seen(self, layer: str) -> np.ndarray:
+        """Return what ``read_weights`` does, counting nothing, read-only."""
+        return self._of(layer).seen
+
+    def words(self, layer: str) -> WeightWords:
+        """Return the layer's words in the weight memory, read-only."""
+        return self._memory.words(layer)
+
+    def digest(self, layer: str) -> bytes:
+        """Return a hash of all that decides a layer's sums: equal for equal weights as the multipliers see them."""
+        return self._of(layer).digest
 
     def read_records(self) -> dict[str, ScanRecords]:
         """Return what the signature unit counts of every layer's weights as they are now."""
@@ -118,7 +139,9 @@ class Emulator:
     def _of(self, name: str) -> _Derived:
         if name not in self._derived:
             layer = self._memory.layer(name)
-            self._derived[name] = _Derived(layer, seen_by_multiplier(self._memory.words(name), self._memory.stuck(name)))
+            seen = seen_by_multiplier(self._memory.words(name), self._memory.stuck(name))
+            seen.flags.writeable = False
+            self._derived[name] = _Derived(layer, seen, idle_sums(layer, self.config, self._memory.faults))
         return self._derived[name]
 
 
@@ -128,8 +151,18 @@ class _Derived:
 
     layer: WeightedLayer
     seen: np.ndarray
+    idle: np.ndarray | None
     packed: PackedLayer | None = None
 
     @cached_property
     def records(self) -> ScanRecords:
+        if np.array_equal(self.seen, self.layer.matrix):
+            return golden_records(self.layer)
         return count_records(self.seen, golden_quartiles(self.layer))
+
+    @cached_property
+    def digest(self) -> bytes:
+        found = hashlib.blake2b(self.seen.tobytes(), digest_size=16)
+        if self.idle is not None:
+            found.update(self.idle.tobytes())
+        return found.digest()

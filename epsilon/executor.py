@@ -6,7 +6,8 @@ it is the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from epsilon.energy import Events
 from epsilon.network import Add, AvgPool2d, Exit, Flatten, Layer, MaxPool2d, Pad2d, QuantizedNetwork, Relu, WeightedLayer
 from epsilon.validation import output_shapes
 
-__all__ = ["Execution", "Observer", "encode"]
+__all__ = ["Execution", "ImageStream", "Observer", "ancestors", "encode"]
 
 INPUT = "input"
+Result = TypeVar("Result")
 
 #: Called after every weighted layer with its name, its int8 activations and its int32 accumulators (without bias).
 Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
@@ -49,6 +51,15 @@ def encode(network: QuantizedNetwork, images: np.ndarray | torch.Tensor) -> torc
         # One channel at a time, since indices take eight times the memory of the pixels.
         codes[:, channel] = table[pixels[:, channel].to(torch.int64)]
     return codes
+
+
+def ancestors(network: QuantizedNetwork, names: set[str]) -> set[str]:
+    """Return the names of these layers and of all that they depend on."""
+    found = set(names)
+    for layer in reversed(network.layers):
+        if layer.name in found:
+            found.update(layer.inputs)
+    return found
 
 
 class Execution:
@@ -83,6 +94,16 @@ class Execution:
         self._cycles = 0
         self._events = Events()
 
+    @classmethod
+    def resumed(cls, accelerator: Accelerator, layer: str, values: Mapping[str, torch.Tensor]) -> Execution:
+        """Return a run that goes on at a layer, given what ``before`` returned for it."""
+        network = accelerator.network
+        first = next(iter(values.values()))
+        execution = cls(accelerator, torch.empty((len(first), *network.input_shape), dtype=torch.int8, device=first.device))
+        execution._values = dict(values)
+        execution._done = {earlier.name for earlier in network.layers[: network.layers.index(network[layer])]}
+        return execution
+
     @property
     def batch(self) -> int:
         """Images still in the batch."""
@@ -107,14 +128,22 @@ class Execution:
             0 for the first exit; -1 for the final classifier.
         """
         exit_layer = self._network.exits[index]
-        needed = self._ancestors(exit_layer)
+        needed = ancestors(self._network, {exit_layer.name})
         for layer in self._network.layers:
-            if layer.name in needed and layer.name not in self._done:
-                self._values[layer.name] = self._run(layer, [self._values[name] for name in layer.inputs])
-                self._done.add(layer.name)
-                for name in set(layer.inputs):
-                    self._release(name)
+            if layer.name in needed:
+                self._advance(layer)
         return self._values[exit_layer.name]
+
+    def before(self, layer: str) -> dict[str, torch.Tensor]:
+        """Run what leads to a layer and to those after it; return the earlier results that they read, by name."""
+        layers = self._network.layers
+        at = layers.index(self._network[layer])
+        read = {name for later in layers[at:] for name in later.inputs}
+        needed = ancestors(self._network, read)
+        for earlier in layers[:at]:
+            if earlier.name in needed:
+                self._advance(earlier)
+        return {name: value for name, value in self._values.items() if name in read}
 
     def narrow(self, keep: torch.Tensor | np.ndarray) -> None:
         """Drop the images that are not kept; later layers run on the rest alone.
@@ -131,12 +160,14 @@ class Execution:
         self._values = {name: value[keep.to(value.device)] for name, value in self._values.items()}
         self._batch = int(keep.sum())
 
-    def _ancestors(self, layer: Layer) -> set[str]:
-        found = {layer.name}
-        for earlier in reversed(self._network.layers):
-            if earlier.name in found:
-                found.update(earlier.inputs)
-        return found
+    def _advance(self, layer: Layer) -> None:
+        """Run a layer whose inputs are there, unless it has run."""
+        if layer.name in self._done:
+            return
+        self._values[layer.name] = self._run(layer, [self._values[name] for name in layer.inputs])
+        self._done.add(layer.name)
+        for name in set(layer.inputs):
+            self._release(name)
 
     def _release(self, name: str) -> None:
         """Forget a result that no layer will read any more."""
@@ -165,12 +196,7 @@ class Execution:
     def _run_weighted(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
         if not self._batch:
             return self._nothing(layer, value)
-        before = self._accelerator.counters()
-        accumulators = self._accelerator.run_layer(layer.name, value)
-        after = self._accelerator.counters()
-        spent = after.run - before.run
-        self._cycles += spent // self._batch if spent % self._batch == 0 else spent / self._batch
-        self._events += (after.events - before.events).per(self._batch)
+        accumulators = self._counted(lambda: self._accelerator.run_layer(layer.name, value))
         if self._observer is not None:
             self._observer(layer.name, value, accumulators)
         bias = torch.from_numpy(layer.bias).to(accumulators.device)
@@ -178,8 +204,38 @@ class Execution:
             return integer.requantize(accumulators, layer.requantization, bias)
         return accumulators + bias.reshape(1, -1, *(1,) * (accumulators.dim() - 2))
 
+    def _counted(self, operation: Callable[[], Result]) -> Result:
+        """Do what takes the batch through a layer, and note the cycles and events that it spent on each image."""
+        before = self._accelerator.counters()
+        result = operation()
+        after = self._accelerator.counters()
+        spent = after.run - before.run
+        self._cycles += spent // self._batch if spent % self._batch == 0 else spent / self._batch
+        self._events += (after.events - before.events).per(self._batch)
+        return result
+
     def _nothing(self, layer: WeightedLayer, value: torch.Tensor) -> torch.Tensor:
         """Return the result for no image, without asking the accelerator."""
         dtype = torch.int32 if layer.requantization is None else torch.int8
         sides = output_shapes(self._network)[layer.name]
         return torch.empty((0, *sides), dtype=dtype, device=value.device)
+
+
+class ImageStream:
+    """The images of a stream, and how a run of some of them begins.
+
+    Parameters
+    ----------
+    codes : int8 (images, C, H, W)
+        From ``encode``.
+    """
+
+    def __init__(self, codes: torch.Tensor) -> None:
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def execution(self, accelerator: Accelerator, start: int, stop: int) -> Execution:
+        """Return the run of the images from ``start`` to before ``stop``."""
+        return Execution(accelerator, self._codes[start:stop])

@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +146,7 @@ class FaultMap:
         rate: float,
         polarity: int | str = 1,
         bits: str = "uniform",
+        bit: int | None = None,
         seed: int,
         layers: Iterable[str] | None = None,
     ) -> FaultMap:
@@ -167,6 +168,8 @@ class FaultMap:
             What the bits are stuck at; ``both`` draws 0 or 1 for each.
         bits : str
             ``uniform`` or ``lsb-weighted`` (bit b with a probability proportional to 2**-b).
+        bit : int, optional
+            0..7: the stuck bit of every faulty register, instead of a drawn one. The same registers are faulty for every bit.
         seed : int
             At least 0.
         layers : iterable of str or None
@@ -177,12 +180,14 @@ class FaultMap:
         FaultMapError
             For a value outside these.
         """
-        _require_sampling(site, rate, polarity, bits, seed)
-        recipe = {"site": site, "rate": float(rate), "polarity": polarity, "bits": bits, "seed": seed}
+        _require_sampling(site, rate, polarity, bits, bit, seed)
+        position = {"bits": bits} if bit is None else {"bit": bit}
+        recipe = {"site": site, "rate": float(rate), "polarity": polarity, **position, "seed": seed}
 
         def draw(shape: tuple[int, int], stream: str) -> Registers:
             rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(stream.encode())]))
-            return _draw(rng, shape, rate, polarity, bits)
+            drawn = _draw(rng, shape, rate, polarity, bits)
+            return drawn if bit is None else replace(drawn, bit=np.full_like(drawn.bit, bit))
 
         if site == "array":
             if layers is not None:
@@ -351,7 +356,7 @@ def _union(where: str, one: Registers | None, two: Registers) -> Registers:
     return Registers.from_masks(zeros | more_zeros, ones | more_ones)
 
 
-def _require_sampling(site: str, rate: float, polarity: int | str, bits: str, seed: int) -> None:
+def _require_sampling(site: str, rate: float, polarity: int | str, bits: str, bit: int | None, seed: int) -> None:
     if site not in SITES:
         raise FaultMapError(f"The site of faults must be one of {', '.join(SITES)}, not {site!r}")
     if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
@@ -360,6 +365,8 @@ def _require_sampling(site: str, rate: float, polarity: int | str, bits: str, se
         raise FaultMapError(f"The polarity of stuck bits must be 0, 1 or 'both', not {polarity!r}")
     if bits not in BITS:
         raise FaultMapError(f"The bit positions must be one of {', '.join(BITS)}, not {bits!r}")
+    if bit is not None and (isinstance(bit, bool) or not isinstance(bit, (int, np.integer)) or not 0 <= bit <= 7):
+        raise FaultMapError(f"The stuck bit must be an integer from 0 to 7, not {bit!r}")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise FaultMapError(f"The seed must be an integer of at least 0, not {seed!r}")
 

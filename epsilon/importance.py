@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from epsilon.network import QuantizedNetwork, WeightedLayer
-from epsilon.signatures import Signature
+from epsilon.signatures import golden_signature
 from epsilon.validation import output_shapes
 
 __all__ = ["CODE_RANGE", "OFFSET", "LayerImportance", "importances"]
@@ -46,6 +46,8 @@ class LayerImportance:
         Standard deviation of the weights in units of the weight range (codes / 127).
     offset : float
         m of Eq. (3).
+    given : float, optional
+        An importance that takes the place of Eq. (2).
     """
 
     depth: int
@@ -56,6 +58,7 @@ class LayerImportance:
     sparsity: float
     sigma: float
     offset: float = OFFSET
+    given: float | None = None
 
     @property
     def beta_p(self) -> float:
@@ -69,8 +72,8 @@ class LayerImportance:
 
     @property
     def alpha(self) -> float:
-        """Importance, Eq. (2)."""
-        return self.beta_p * self.gamma_s
+        """Importance, Eq. (2), unless another is given."""
+        return self.beta_p * self.gamma_s if self.given is None else self.given
 
     @property
     def threshold(self) -> float:
@@ -83,32 +86,37 @@ class LayerImportance:
         return self.threshold * CODE_RANGE
 
 
-def importances(network: QuantizedNetwork, offset: float = OFFSET) -> dict[str, LayerImportance]:
+def importances(network: QuantizedNetwork, offset: float = OFFSET, alpha: float | None = None) -> dict[str, LayerImportance]:
     """Return the importance of every weighted layer by its name, from the golden weights.
 
     Parameters
     ----------
     offset : float
         m of Eq. (3), at least 0.
+    alpha : float, optional
+        The importance of every layer, 0..1, in place of Eq. (2).
     """
     if not offset >= 0:
         raise ValueError(f"The offset m of the thresholds must be at least 0, not {offset!r}")
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)) or not 0 <= alpha <= 1):
+        raise ValueError(f"The importance alpha must be a number from 0 to 1, not {alpha!r}")
     shapes = output_shapes(network)
     depths = _depths(network)
     reuse = {layer.name: math.prod(shapes[layer.name][1:]) for layer in network.weighted}
     most = max(layer.matrix.shape[1] * reuse[layer.name] for layer in network.weighted)
     found = {}
     for layer in network.weighted:
-        codes = layer.matrix
+        codes, signature = layer.matrix, golden_signature(layer)
         found[layer.name] = LayerImportance(
             depth=depths[layer.name],
             deepest=max(depths.values()),
             fan_in=codes.shape[1],
             reuse=reuse[layer.name],
             most_products=most,
-            sparsity=1 - int(np.count_nonzero(codes)) / codes.size,
-            sigma=Signature.of(codes).std / CODE_RANGE,
+            sparsity=int(signature.histogram[128]) / codes.size,
+            sigma=signature.std / CODE_RANGE,
             offset=offset,
+            given=None if alpha is None else float(alpha),
         )
     return found
 

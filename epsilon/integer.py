@@ -88,9 +88,18 @@ def avg_pool2d(
 
 def add(first: torch.Tensor, second: torch.Tensor, layer: Add) -> torch.Tensor:
     """Return the sum of two int8 tensors of equal shape as ``layer`` scales it, int8; see ``Add`` for the formula."""
+    offset = layer.bias + (1 << (layer.shift - 1))
+    library = native.best() if first.device.type == "cpu" else None
+    if library is not None:
+        factors = int(layer.multiplier[0]), int(layer.multiplier[1])
+        return library.add(first, second, factors, offset, layer.shift, layer.low, layer.high)
+    return _add_by_torch(first, second, layer, offset)
+
+
+def _add_by_torch(first: torch.Tensor, second: torch.Tensor, layer: Add, offset: int) -> torch.Tensor:
+    """Do the same in torch, on any device."""
     codes = torch.empty(first.shape, dtype=torch.int8, device=first.device)
     step = max(1, CHUNK_ELEMENTS // max(1, first[:1].numel()))
-    offset = layer.bias + (1 << (layer.shift - 1))
     for start in range(0, first.shape[0], step):
         part = slice(start, start + step)
         wide = first[part].to(torch.int64).mul_(int(layer.multiplier[0]))

@@ -7,16 +7,31 @@ histogram of all 256 codes. Every figure comes from integer counts, so both ways
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import wraps
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from epsilon.accelerator import ScanRecords
 from epsilon.network import WeightedLayer
 
-__all__ = ["GROUPS", "ScannedSignature", "Signature", "count_records", "golden_quartiles", "quartiles", "same_records"]
+__all__ = [
+    "GROUPS",
+    "ScannedSignature",
+    "Signature",
+    "count_records",
+    "golden_quartiles",
+    "golden_records",
+    "golden_signature",
+    "quartiles",
+    "same_records",
+]
 
+Result = TypeVar("Result")
 #: Most entries of a layer's sparsity pattern.
 GROUPS = 64
 
@@ -116,9 +131,34 @@ def quartiles(codes: np.ndarray) -> tuple[int, int, int]:
     return tuple(int(code) for code in found)
 
 
+def _once_per_layer(function: Callable[[WeightedLayer], Result]) -> Callable[[WeightedLayer], Result]:
+    """Return the function with a memory: golden weights never change, so what follows from them is computed once."""
+    known: WeakKeyDictionary[WeightedLayer, Result] = WeakKeyDictionary()
+
+    @wraps(function)
+    def remembered(layer: WeightedLayer) -> Result:
+        if layer not in known:
+            known[layer] = function(layer)
+        return known[layer]
+
+    return remembered
+
+
+@_once_per_layer
+def golden_signature(layer: WeightedLayer) -> Signature:
+    """Return the signature of a layer's golden weights."""
+    return Signature.of(layer.matrix)
+
+
 def golden_quartiles(layer: WeightedLayer) -> tuple[int, int, int]:
     """Return the quartiles of a layer's golden weights, the comparison levels of the signature unit."""
-    return quartiles(layer.matrix)
+    return golden_signature(layer).quartiles
+
+
+@_once_per_layer
+def golden_records(layer: WeightedLayer) -> ScanRecords:
+    """Return what the signature unit counts of a layer's golden weights."""
+    return count_records(layer.matrix, golden_quartiles(layer))
 
 
 def count_records(codes: np.ndarray, levels: tuple[int, int, int]) -> ScanRecords:

@@ -16,19 +16,22 @@ from epsilon.config import ArrayConfig
 from epsilon.controller import Controller, StreamResult, vanilla
 from epsilon.devices import require_device
 from epsilon.emulator import Emulator
+from epsilon.executor import ImageStream
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
 from epsilon.repair import REPAIRS, get_repair, golden_weights
+from epsilon.secded import uncorrected
 from epsilon.statistics import Proportion
 
-__all__ = ["PLACES", "TECHNIQUES", "Outcome", "gamma_of", "opened", "run_technique"]
+__all__ = ["PLACES", "TECHNIQUES", "Outcome", "gamma_of", "opened", "run_technique", "tau_of"]
 
 #: Where a network can run.
 PLACES = ("emulator", "rtl", "lanes")
 #: Images that are evaluated ahead, where the accelerator does not run a number of its own at once.
 LOOKAHEAD = 64
-#: Techniques: the last exit alone, all exits without detection, and EPSILON with each repair.
-TECHNIQUES = ("last-exit", "none", *REPAIRS)
+#: Techniques: the last exit alone; all exits without detection, by confidence, by confidence and energy (AxMENDNet as it is
+#: reconstructed here), and by confidence with weight registers under a code (``epsilon.secded``); and EPSILON with each repair.
+TECHNIQUES = ("last-exit", "none", "mendnet", "secded", *REPAIRS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +108,34 @@ def gamma_of(network: QuantizedNetwork, config: ArrayConfig) -> float:
     ValueError
         When none was.
     """
-    fitted = network.metadata.get("gamma", {})
+    found = _fitted(network, config, "gamma")
+    if found is None:
+        raise ValueError(
+            f"The network {network.name!r} has no confidence threshold for {config.multiplier.key}: give one with --gamma"
+        )
+    return float(found)
+
+
+def tau_of(network: QuantizedNetwork, config: ArrayConfig) -> list[float]:
+    """Return the energy threshold of every exit that was fitted for this multiplier, or one of the same function.
+
+    Raises
+    ------
+    ValueError
+        When none was.
+    """
+    found = _fitted(network, config, "tau")
+    if found is None:
+        raise ValueError(f"The network {network.name!r} has no energy thresholds for {config.multiplier.key}, which mendnet needs")
+    return [float(tau) for tau in found]
+
+
+def _fitted(network: QuantizedNetwork, config: ArrayConfig, what: str) -> float | list[float] | None:
+    fitted = network.metadata.get(what, {})
     for multiplier in (config.multiplier, *config.multiplier.twins):
         if multiplier.key in fitted:
-            return float(fitted[multiplier.key])
-    raise ValueError(f"The network {network.name!r} has no confidence threshold for {config.multiplier.key}: give one with --gamma")
+            return fitted[multiplier.key]
+    return None
 
 
 @contextmanager
@@ -179,13 +205,14 @@ def run_technique(
     technique: str,
     accelerator: Accelerator,
     network: QuantizedNetwork,
-    codes: torch.Tensor,
+    codes: torch.Tensor | ImageStream,
     labels: np.ndarray | None,
     *,
     faults: FaultMap | None,
     gamma: float,
     target: str | None = None,
     detector: str = "exact",
+    alpha: float | None = None,
     lookahead: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -195,7 +222,7 @@ def run_technique(
     ----------
     technique : str
         One of ``TECHNIQUES``.
-    codes : int8 (images, C, H, W)
+    codes : int8 (images, C, H, W), or a stream of them
     labels : int64 (images,) or None
     faults : FaultMap or None
         There from the first image on.
@@ -205,6 +232,8 @@ def run_technique(
         Of the repairs that take one; see ``epsilon.repair``.
     detector : str
         See ``epsilon.detector``.
+    alpha : float, optional
+        The importance of every layer, in place of Eq. (2).
     lookahead : int, optional
         Images evaluated ahead; changes the speed, never the result. Left out, as many as the accelerator runs at once.
     """
@@ -212,14 +241,16 @@ def run_technique(
         raise ValueError(f"The technique must be one of {', '.join(TECHNIQUES)}, not {technique!r}")
     lookahead = lookahead or getattr(accelerator, "lanes", LOOKAHEAD)
     accelerator.load(network)
-    accelerator.set_faults(faults)
+    coded = technique == "secded" and faults is not None
+    accelerator.set_faults(uncorrected(faults, network, accelerator.config) if coded else faults)
     accelerator.reset_counters()
     if technique == "last-exit":
         stream = vanilla(accelerator, codes, lookahead=lookahead, progress=progress)
     else:
-        repair = None if technique == "none" else get_repair(technique, **({} if target is None else {"target": target}))
+        repair = get_repair(technique, **({} if target is None else {"target": target})) if technique in REPAIRS else None
+        tau = tau_of(network, accelerator.config) if technique == "mendnet" else None
         # Stored weights that are themselves damaged are gone; behind faulty PEs memory still has them.
         golden = golden_weights(network) if faults is None or not faults.has_storage else None
-        controller = Controller(accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden)
+        controller = Controller(accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden, alpha=alpha, tau=tau)
         stream = controller.stream(codes, lookahead=lookahead, progress=progress)
     return Outcome(technique, stream, labels, len(network.exits))

@@ -33,7 +33,8 @@ def run(
         typer.Option(
             "--repair",
             help="EPSILON with this repair: quartile (the paper's), zero, nearest, clip, invert; none: exits without detection; "
-            "last-exit: no early exit either.",
+            "mendnet: the same by confidence and energy; secded: weight registers under a code that corrects one bit; "
+            "last-exit: no early exit.",
             rich_help_panel=TECHNIQUE,
         ),
     ] = "quartile",
@@ -112,7 +113,7 @@ def run(
         seconds = time.perf_counter() - start
     if save_fault_map is not None:
         drawn.save(save_fault_map)
-    parts_pj = energy(outcome.stream.events, energies, config.multiplier)
+    parts_pj = energy(outcome.stream.events, energies, config.multiplier, secded=repair == "secded")
     total_pj = None if parts_pj is None else sum(parts_pj.values())
     if json_file is not None:
         settings = {"network": network, "on": on, "gamma": gamma, "array": config.describe()}

@@ -1,4 +1,5 @@
-// Bias and requantisation: clamp((sum + bias) * multiplier + 2**(shift - 1) >> shift, low, high).
+// Bias and requantisation: clamp((sum + bias) * multiplier + 2**(shift - 1) >> shift, low, high); and residual addition:
+// clamp(a * multiplier[0] + b * multiplier[1] + offset >> shift, low, high).
 #pragma once
 #include "job.h"
 #include "vectors.h"
@@ -76,6 +77,24 @@ static int requantize(const RequantizationJob &job) {
                 for (int64_t i = c * job.inner; i < (c + 1) * job.inner; i++)
                     codes[i] = requantized(sums[i], bias, multiplier, half, shift, job.low, job.high);
             }
+        }
+    });
+}
+
+// Mirrored by `_Addition` in native.py.
+struct AdditionJob {
+    const int8_t *first, *second;
+    int8_t *codes;
+    int64_t count, first_multiplier, second_multiplier, offset;
+    int32_t shift, low, high, threads;
+};
+
+static int add(const AdditionJob &job) {
+    const int64_t rows = 16384, low = job.low, high = job.high;
+    return share(job.threads, (job.count + rows - 1) / rows, 0, [&](int64_t item, char *) {
+        for (int64_t i = item * rows; i < std::min(job.count, (item + 1) * rows); i++) {
+            const int64_t sum = job.first[i] * job.first_multiplier + job.second[i] * job.second_multiplier + job.offset;
+            job.codes[i] = (int8_t)std::min(std::max(sum >> job.shift, low), high);
         }
     });
 }

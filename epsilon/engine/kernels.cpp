@@ -13,4 +13,5 @@ int32_t epsilon_winograd(const Job *job) { return convolve_winograd(*job); }
 int32_t epsilon_table(const Job *job) { return convolve_table(*job); }
 int32_t epsilon_table_sparse(const Job *job) { return convolve_table_sparse(*job); }
 int32_t epsilon_requantize(const RequantizationJob *job) { return requantize(*job); }
+int32_t epsilon_add(const AdditionJob *job) { return add(*job); }
 }

@@ -71,6 +71,16 @@ class _Requantization(ctypes.Structure):
     ]
 
 
+class _Addition(ctypes.Structure):
+    """Mirror of ``struct AdditionJob`` in elementwise.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("first", "second", "codes")),
+        *((name, ctypes.c_int64) for name in ("count", "first_multiplier", "second_multiplier", "offset")),
+        *((name, ctypes.c_int32) for name in ("shift", "low", "high", "threads")),
+    ]
+
+
 class Library:
     """The kernels of one level.
 
@@ -143,6 +153,25 @@ class Library:
             low, high, _threads(sums.numel(), ELEMENTS_PER_THREAD),
         )  # fmt: skip
         self._call("requantize", job)
+        return codes
+
+    def add(
+        self, first: torch.Tensor, second: torch.Tensor, multiplier: tuple[int, int], offset: int, shift: int, low: int, high: int
+    ) -> torch.Tensor:
+        """Return ``clamp(first * multiplier[0] + second * multiplier[1] + offset >> shift, low, high)`` in 64-bit integers.
+
+        ``first`` and ``second`` are int8 of one shape; the result has the memory format of ``first``.
+        """
+        channels_last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        first, second = (codes.contiguous(memory_format=memory_format) for codes in (first, second))
+        codes = torch.empty_like(first)
+        if codes.numel():
+            job = _Addition(
+                first.data_ptr(), second.data_ptr(), codes.data_ptr(), codes.numel(), *multiplier, offset, shift, low, high,
+                _threads(codes.numel(), ELEMENTS_PER_THREAD),
+            )  # fmt: skip
+            self._call("add", job)
         return codes
 
     def _call(self, kernel: str, job: ctypes.Structure) -> None:

@@ -41,7 +41,9 @@ def failing_kernel(library: Library) -> str | None:
         sums = path.run(torch.from_numpy(activations)).numpy()
         if not np.array_equal(sums, reference_sums(shape, seen, table, activations)):
             return kernel
-    return None if _requantizes(library) else "requantize"
+    if not _requantizes(library):
+        return "requantize"
+    return None if _adds(library) else "add"
 
 
 def _requantizes(library: Library) -> bool:
@@ -66,5 +68,20 @@ def _requantizes(library: Library) -> bool:
     for memory_format in (torch.contiguous_format, torch.channels_last):
         given = torch.from_numpy(sums).contiguous(memory_format=memory_format)
         if library.requantize(given, *tensors, -100, 90).flatten().tolist() != wanted:
+            return False
+    return True
+
+
+def _adds(library: Library) -> bool:
+    """Compare with integers that have no width, over a grid of codes with both ends."""
+    first, second = (
+        values.to(torch.int8).contiguous() for values in torch.meshgrid(*[torch.arange(-128, 128, 3)] * 2, indexing="ij")
+    )
+    for multiplier, offset, shift in (((2**31 - 1, 2**31 - 1), 1 << 61, 62), ((3, 5), 2, 2), ((1_500_000_000, 7), -(5 << 31), 31)):
+        wanted = [
+            max(-100, min(90, (a * multiplier[0] + b * multiplier[1] + offset) >> shift))
+            for a, b in zip(first.flatten().tolist(), second.flatten().tolist(), strict=True)
+        ]
+        if library.add(first, second, multiplier, offset, shift, -100, 90).flatten().tolist() != wanted:
             return False
     return True

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from epsilon.accelerator import Accelerator
-from epsilon.confidence import confidences
+from epsilon.confidence import confidences, energies
 from epsilon.config import ArrayConfig
 from epsilon.controller import Controller, repair_all, vanilla
 from epsilon.emulator import Emulator
@@ -272,3 +272,36 @@ def test_wrong_settings_are_refused(tiny_network, tiny_images, accelerator):
     with pytest.raises(ValueError, match="invert needs the repair flags"):
         Controller(plain, gamma=0.5, repair=get_repair("invert"))
     Controller(plain, gamma=0.5, repair=get_repair("nearest"))
+
+
+def test_an_exit_is_taken_when_its_energy_is_low_enough_too(tiny_network, tiny_images, accelerator):
+    codes = encode(tiny_network, tiny_images)
+    execution = Execution(accelerator, codes)
+    logits = [execution.exit(index) for index in range(2)]
+    tau = [float(np.median(energies(exit_logits))) for exit_logits in logits]
+    result = Controller(accelerator, gamma=0.3, repair=None, tau=tau).stream(codes)
+    taken = [(confidences(values)[1] > 0.3) & (energies(values) <= limit) for values, limit in zip(logits, tau, strict=True)]
+    assert np.array_equal(result.exits, np.where(taken[0], 0, 1))
+    assert np.array_equal(result.sure, taken[0] | taken[1])
+    assert 0 < np.count_nonzero(result.sure) < len(codes)
+    unlimited = Controller(accelerator, gamma=0.3, repair=None, tau=[np.inf] * 2).stream(codes)
+    assert equal(unlimited, Controller(accelerator, gamma=0.3, repair=None).stream(codes))
+
+
+def test_init_wrong_tau(accelerator):
+    with pytest.raises(ValueError, match="The network has 2 exits, but there are 3 thresholds tau"):
+        Controller(accelerator, gamma=0.5, repair=None, tau=[0.0] * 3)
+
+
+def test_a_given_importance_takes_the_place_of_the_computed_one(accelerator):
+    of_layer = {alpha: Controller(accelerator, gamma=0.5, repair=None, alpha=alpha).importances for alpha in (None, 0.0, 1.0)}
+    for name, importance in of_layer[None].items():
+        assert of_layer[0.0][name].threshold == pytest.approx(3 * importance.sigma)
+        assert of_layer[1.0][name].threshold == pytest.approx(4 * importance.sigma)
+        assert of_layer[1.0][name].alpha == 1.0 != importance.alpha
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, True, "1", float("nan")])
+def test_init_wrong_alpha(accelerator, alpha):
+    with pytest.raises(ValueError, match="The importance alpha must be a number from 0 to 1"):
+        Controller(accelerator, gamma=0.5, repair=None, alpha=alpha)

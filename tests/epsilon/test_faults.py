@@ -272,3 +272,22 @@ def test_masks_and_registers_are_inverse():
     back = Registers.from_masks(sa0, sa1).masks()
     assert np.array_equal(back[0], sa0 & ~sa1)
     assert np.array_equal(back[1], sa1)
+
+
+def test_one_chosen_bit_strikes_the_registers_that_a_random_one_would(tiny_network):
+    drawn = FaultMap.sample(tiny_network, CONFIG, rate=0.3, polarity="both", seed=6)
+    chosen = FaultMap.sample(tiny_network, CONFIG, rate=0.3, polarity="both", bit=5, seed=6)
+    more = FaultMap.sample(tiny_network, CONFIG, rate=0.6, polarity="both", bit=5, seed=6)
+    for name, registers in chosen.storage.items():
+        assert set(registers.bit) == {5}
+        assert np.array_equal(registers.index, drawn.storage[name].index)
+        assert np.array_equal(registers.stuck_at, drawn.storage[name].stuck_at)
+        assert set(registers.index) < set(more.storage[name].index)
+    assert chosen.recipe[0]["bit"] == 5
+    assert "bits" not in chosen.recipe[0]
+
+
+@pytest.mark.parametrize("bit", [-1, 8, True, 1.0, "3"])
+def test_a_bit_outside_the_register_is_refused(tiny_network, bit):
+    with pytest.raises(FaultMapError, match="The stuck bit must be an integer from 0 to 7"):
+        FaultMap.sample(tiny_network, CONFIG, rate=0.3, bit=bit, seed=1)

@@ -153,6 +153,22 @@ def test_addition_rounds_half_up_and_goes_in_chunks(monkeypatch):
     for chunk in (1 << 20, 3, 1):
         monkeypatch.setattr(integer, "CHUNK_ELEMENTS", chunk)
         assert integer.add(first, torch.zeros_like(first), half).flatten().tolist() == [-1, -1, 0, 0, 1, 1, 64]
+        assert integer._add_by_torch(first, torch.zeros_like(first), half, 1).flatten().tolist() == [-1, -1, 0, 0, 1, 1, 64]
+
+
+def test_addition_is_the_same_in_every_memory_format():
+    layer = Add(
+        name="sum", inputs=("a", "b"), multiplier=np.array([1_500_000_000, 900_000_000], np.int32), shift=31, bias=-(5 << 31)
+    )
+    generator = torch.Generator().manual_seed(4)
+    first, second = torch.randint(-128, 128, (2, 3, 5, 4, 6), generator=generator, dtype=torch.int8)
+    wanted = integer._add_by_torch(first, second, layer, layer.bias + (1 << 30))
+    formats = (torch.contiguous_format, torch.channels_last)
+    for one in formats:
+        for other in formats:
+            found = integer.add(first.contiguous(memory_format=one), second.contiguous(memory_format=other), layer)
+            assert torch.equal(found, wanted)
+            assert found.is_contiguous(memory_format=one)
 
 
 def test_padding_is_with_the_value_on_each_side():

@@ -1,0 +1,301 @@
+"""Runs one unit of a campaign: every technique on one fault map, a row each.
+
+All techniques see the same faults and images. What units of the same network, multiplier and images share (golden logits,
+activations in front of the faulty layer) is kept in the process, so such units should follow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from epsilon import data as datasets
+from epsilon import network_io
+from epsilon.campaign.accounting import FaultFacts, fault_facts, pattern_scores, word_facts
+from epsilon.campaign.evaluation import BATCH, Evaluations
+from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit
+from epsilon.config import ArrayConfig
+from epsilon.controller import StreamResult
+from epsilon.data import Dataset
+from epsilon.emulator import Emulator
+from epsilon.energy import EnergyTable, energy
+from epsilon.error_bounds import error_bound, missed_bound
+from epsilon.executor import encode
+from epsilon.fault_points import resolve_layers
+from epsilon.faults import FaultMap
+from epsilon.importance import importances
+from epsilon.network import QuantizedNetwork
+from epsilon.techniques import Outcome, gamma_of, run_technique
+
+__all__ = ["draw_faults", "run_unit"]
+
+#: Kinds of technique as ``epsilon.techniques`` calls them; ``epsilon`` goes by its repair.
+NAMES = {"vanilla": "last-exit", "mendnet": "mendnet", "exits": "none", "secded": "secded"}
+
+
+def run_unit(
+    unit: Unit,
+    *,
+    data: str | os.PathLike | None = None,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict]:
+    """Return the rows of a unit, one per variant and in their order, with the keys of ``COLUMNS``.
+
+    Parameters
+    ----------
+    unit : Unit
+    data : path, optional
+        Folder of the data sets, as for ``epsilon.data.load``.
+    threads : int
+        Of this process while it computes; no result depends on it.
+    progress : callable, optional
+        Called with the variants done and all variants.
+
+    Raises
+    ------
+    ValueError
+        When the network is not the one of the unit, or anything in the unit is refused by what it describes.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _Run(unit, data).rows(progress)
+    finally:
+        torch.set_num_threads(before)
+
+
+def draw_faults(spec: FaultSpec, network: QuantizedNetwork, config: ArrayConfig) -> FaultMap:
+    """Return the fault map that a specification describes."""
+    everywhere = spec.site == "array" or spec.point == "all"
+    return FaultMap.sample(
+        network,
+        config,
+        site=spec.site,
+        rate=spec.rate,
+        polarity=spec.polarity,
+        bits=spec.bits,
+        bit=spec.bit,
+        seed=spec.seed,
+        layers=None if everywhere else resolve_layers(network, [spec.point]),
+    )
+
+
+@dataclass(eq=False)
+class _Shared:
+    """What units of one network, multiplier and set of images have in common."""
+
+    network: QuantizedNetwork
+    config: ArrayConfig
+    dataset: Dataset
+    evaluations: Evaluations
+    fault_free: dict[tuple[str, float], Outcome] = field(default_factory=dict)
+
+
+class _Run:
+    """One unit while it runs."""
+
+    def __init__(self, unit: Unit, data: str | os.PathLike | None) -> None:
+        self.unit = unit
+        folder = None if data is None else os.fspath(data)
+        self.shared = _shared(
+            unit.network, unit.network_digest, unit.multiplier, unit.rows, unit.cols, unit.split, unit.images, folder
+        )
+        network, config = self.shared.network, self.shared.config
+        self.faults = draw_faults(unit.fault, network, config)
+        self.facts: FaultFacts = fault_facts(self.faults, network, config)
+        self.emulator = Emulator(config)
+        self._faulty: dict[tuple[str, float], Outcome] = {}
+        self._common = self._columns_of_all_rows()
+
+    def rows(self, progress: Callable[[int, int], None] | None) -> list[dict]:
+        variants = self.unit.variants
+        found: dict[int, dict] = {}
+        try:
+            # The last exit first: on its way it answers for all others on the same weights.
+            for index in sorted(range(len(variants)), key=lambda index: variants[index][0].kind != "vanilla"):
+                found[index] = self._row(*variants[index])
+                if progress is not None:
+                    progress(len(found), len(variants))
+        finally:
+            self.shared.evaluations.forget()
+        return [found[index] for index in range(len(variants))]
+
+    def _row(self, technique: Technique, setting: Setting) -> dict:
+        network, config = self.shared.network, self.shared.config
+        gamma = gamma_of(network, config) if setting.gamma is None else setting.gamma
+        # Exits, as the technique takes them, without any detection or correction.
+        plain = NAMES[technique.kind] if technique.kind in ("vanilla", "mendnet") else "none"
+        fault_free = self._fault_free(plain, gamma)
+        faulty = self._without_protection(plain, gamma)
+        if technique.kind in ("vanilla", "mendnet", "exits"):
+            outcome, words = faulty, None
+        else:
+            outcome = self._outcome(technique, gamma, setting.alpha)
+            words = word_facts(self.emulator)
+        stream, labels = outcome.stream, self.shared.dataset.labels
+        wrong = sum(self.facts.wrong.values())
+        row = {
+            **self._common,
+            "key": self.unit.key(technique, setting),
+            "configuration": _compact(self.unit.configuration(technique, setting)),
+            "technique": technique.name,
+            "kind": technique.kind,
+            "repair": technique.repair,
+            "target": technique.target,
+            "detector": technique.detector,
+            "gamma": float(gamma),
+            "alpha": None if setting.alpha is None else float(setting.alpha),
+            "gamma_fitted": int(setting.gamma is None),
+            "correct_fault_free": fault_free.stream.correct(labels),
+            "correct_faulty": faulty.stream.correct(labels),
+            "correct": stream.correct(labels),
+            "correct_bits": np.packbits(stream.predictions == labels).tobytes(),
+            "sdc": _silent(technique, stream, fault_free.stream),
+            "weights_wrong_after": wrong if words is None else words.wrong,
+            "repairs": len(stream.repairs),
+            "words_written": stream.rewritten,
+            "words_exact": words.exact if technique.kind == "epsilon" else 0,
+            "exits": _compact(outcome.exits_taken),
+            "unsure": int(np.count_nonzero(~stream.sure)),
+            "run_cycles": int(stream.run.sum()),
+            "scan_cycles": int(stream.scan.sum()),
+            "probe_cycles": int(stream.probe.sum()),
+            **_spent(technique, stream, config),
+            **self._detection(technique, setting, stream, gamma),
+        }
+        return {name: row[name] for name in COLUMNS}
+
+    def _columns_of_all_rows(self) -> dict:
+        unit, fault, facts = self.unit, self.unit.fault, self.facts
+        registers = self._registers()
+        return {
+            "network": self.shared.network.name,
+            "network_digest": unit.network_digest,
+            "dataset": self.shared.dataset.name,
+            "multiplier": self.shared.config.multiplier.key,
+            "function": unit.function,
+            "rows": unit.rows,
+            "cols": unit.cols,
+            "site": fault.site,
+            "point": fault.point,
+            "layers": _compact(list(facts.wrong)),
+            "rate": float(fault.rate),
+            "polarity": str(fault.polarity),
+            "bits": fault.bits,
+            "bit": fault.bit,
+            "seed": fault.seed,
+            "map_digest": self.faults.digest,
+            "images": len(self.shared.dataset),
+            "faults_asked": sum(round(fault.rate * count) for count in registers),
+            "faults": facts.faults,
+            "masked_multiplier": facts.masked_multiplier,
+            "masked_value": facts.masked_value,
+            "weights_wrong": sum(facts.wrong.values()),
+            "layers_faulty": sum(count > 0 for count in facts.wrong.values()),
+        }
+
+    def _registers(self) -> list[int]:
+        """Return the numbers of registers of each grid that faults were asked for in."""
+        unit, network = self.unit, self.shared.network
+        if unit.fault.site == "array":
+            return [unit.rows * unit.cols]
+        chosen = None if unit.fault.point == "all" else resolve_layers(network, [unit.fault.point])
+        return [layer.matrix.size for layer in network.weighted if chosen is None or layer.name in chosen]
+
+    def _fault_free(self, plain: str, gamma: float) -> Outcome:
+        known = self.shared.fault_free
+        if (plain, gamma) not in known:
+            known[plain, gamma] = self._run(plain, None, gamma)
+        return known[plain, gamma]
+
+    def _without_protection(self, plain: str, gamma: float) -> Outcome:
+        if (plain, gamma) not in self._faulty:
+            self._faulty[plain, gamma] = self._run(plain, self.faults, gamma)
+        return self._faulty[plain, gamma]
+
+    def _outcome(self, technique: Technique, gamma: float, alpha: float | None) -> Outcome:
+        options = {} if technique.detector is None else {"detector": technique.detector}
+        name = NAMES.get(technique.kind, technique.repair)
+        return self._run(name, self.faults, gamma, target=technique.target, alpha=alpha, **options)
+
+    def _run(self, name: str, faults: FaultMap | None, gamma: float, **options) -> Outcome:
+        evaluations = self.shared.evaluations
+        return run_technique(
+            name,
+            self.emulator,
+            evaluations.network,
+            evaluations.stream(),
+            self.shared.dataset.labels,
+            faults=faults,
+            gamma=gamma,
+            lookahead=BATCH,
+            **options,
+        )
+
+    def _detection(self, technique: Technique, setting: Setting, stream: StreamResult, gamma: float) -> dict:
+        """Return what the checks found; NULL for techniques without any."""
+        if technique.kind != "epsilon":
+            unknown = ("layers_detected", "layers_missed", "layers_false", "first_check", "scores", "bound_missed", "bound_error")
+            return {"checks": 0, **dict.fromkeys(unknown)}
+        of_layer = importances(self.shared.evaluations.network, alpha=setting.alpha)
+        faulty = {name for name, count in self.facts.wrong.items() if count}
+        flagged = {name for check in stream.checks for name in check.flagged}
+        alphas = [of_layer[name].alpha for name in self.facts.wrong or of_layer]
+        missed = missed_bound(sum(alphas) / len(alphas), self.unit.fault.rate)
+        return {
+            "layers_detected": len(faulty & flagged),
+            "layers_missed": len(faulty - flagged) if stream.checks else 0,
+            "layers_false": len(flagged - faulty),
+            "checks": len(stream.checks),
+            "first_check": stream.checks[0].image if stream.checks else None,
+            # Nothing is rewritten before the first check, so these are its scores, and what it would have found had there been one.
+            "scores": _compact(pattern_scores(self.facts, of_layer)),
+            "bound_missed": missed,
+            "bound_error": error_bound(gamma, len(self.shared.network.exits), missed),
+        }
+
+
+def _spent(technique: Technique, stream: StreamResult, config: ArrayConfig) -> dict:
+    """Return the columns of events and energy; the latter NULL where nobody knows what a product of the multiplier costs."""
+    columns = {"events": _compact(stream.events.describe()), "energy_pj": None, "energy_parts": None}
+    parts = energy(stream.events, EnergyTable.default(), config.multiplier, secded=technique.kind == "secded")
+    if parts is not None:
+        columns |= {"energy_pj": sum(parts.values()), "energy_parts": _compact(parts)}
+    return columns
+
+
+def _silent(technique: Technique, stream: StreamResult, fault_free: StreamResult) -> int:
+    """Return how many predictions differ from the fault-free ones before anything was flagged."""
+    differ = stream.predictions != fault_free.predictions
+    if technique.kind == "secded":
+        # Whatever changes a product is a word with two wrong bits, and was detected when it was used.
+        return 0
+    first = next((check.image for check in stream.checks if check.flagged), len(differ))
+    return int(np.count_nonzero(differ[:first]))
+
+
+@lru_cache(maxsize=1)
+def _shared(name: str, digest: str, multiplier: str, rows: int, cols: int, split: str, images: int, data: str | None) -> _Shared:
+    network = network_io.load(name)
+    if network_io.network_digest(network) != digest:
+        raise ValueError(f"The network {name!r} is no longer the one that the campaign was planned with")
+    config = ArrayConfig(rows=rows, cols=cols, multiplier=multiplier)
+    dataset = _dataset(network.metadata.get("dataset", network.name), split, data).first(images)
+    evaluations = Evaluations(network, config, encode(network, dataset.images))
+    return _Shared(network, config, dataset, evaluations)
+
+
+@lru_cache(maxsize=2)
+def _dataset(name: str, split: str, data: str | None) -> Dataset:
+    return datasets.load(name, split, data)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
