@@ -6,7 +6,7 @@ A layer's weights live in the accelerator's weight memory as words: an int8 code
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -72,7 +72,7 @@ class Counters:
     run: int = 0
     scan: int = 0
     probe: int = 0
-    events: Events = Events()
+    events: Events = field(default_factory=Events)
 
     @property
     def total(self) -> int:

@@ -8,7 +8,7 @@ controller sees nothing but the ``Accelerator`` protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class StreamResult:
     scan: np.ndarray
     probe: np.ndarray
     checks: tuple[Check, ...] = ()
-    events: Events = Events()
+    events: Events = field(default_factory=Events)
 
     @property
     def cycles(self) -> np.ndarray:

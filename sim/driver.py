@@ -208,7 +208,7 @@ class ArrayDriver(ABC):
         self._counters = replace(self._counters, events=self._counters.events + Events(weight_writes=changed))
 
     def counters(self) -> Counters:
-        """Return the cycles that the accelerator itself counted since the last reset, and the events of what crossed its streams."""
+        """Return the cycles that the accelerator itself counted, and the events of its streams, since the last reset."""
         return self._counters
 
     def reset_counters(self) -> None:

@@ -36,7 +36,7 @@ def test_the_library_example_runs(capsys):
 )
 def test_every_command_and_option_exists(line):
     words = line.split()[1:]
-    command = words[: 2 if words[0] in ("bench", "data") else 1]
+    command = words[: 2 if words[0] in ("bench", "data", "energy") else 1]
     shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     for option in re.findall(r"(?<=\s)--?[a-z-]+", line):

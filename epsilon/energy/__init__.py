@@ -1,4 +1,4 @@
-"""Energy of the accelerator per event of the hardware; joules of the emulator are measured apart (``epsilon.energy.measurement``)."""
+"""Energy of the accelerator per event of the hardware; joules of the emulator are apart (``epsilon.energy.measurement``)."""
 
 from epsilon.energy.events import EVENTS, Events
 from epsilon.energy.model import energy, missing_energy

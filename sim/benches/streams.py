@@ -100,7 +100,10 @@ class StreamBench:
         return self.dut.cycles.value.to_unsigned()
 
     def send(self, program: Program, image: int = 0) -> dict[str, int]:
-        """Give the sources what they send for one image; the first beats are all offered in the same cycle. Return the beats of each."""
+        """Give the sources what they send for one image; the first beats are all offered in the same cycle.
+
+        Return how many beats of each.
+        """
         per_image = len(program.activations) // program.images
         beats = {name: getattr(program, name) for name in INPUTS}
         beats["activations"] = program.activations[image * per_image : (image + 1) * per_image]

@@ -96,7 +96,7 @@ def test_events_equal_the_streams(rtl, groups, outputs, channels, kernel, side, 
 
 
 def test_run_events_by_hand():
-    """3 rows, 5 columns, accumulators of 20: two groups of 6 outputs by 4 inputs are 2 x 2 tiles each; 25 vectors are two chunks."""
+    """3 rows, 5 columns, depth 20: two groups of 6 outputs by 4 inputs are 2 x 2 tiles each; 25 vectors are two chunks."""
     config = ArrayConfig(rows=3, cols=5, accumulator_depth=20)
     events = activity.events_of(config, activity.run_activity(config, Gemm(2, 6, 4, 25)))
     vectors, loads = 8 * 25, 16
