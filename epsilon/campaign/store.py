@@ -1,8 +1,8 @@
 """The results of campaigns in one SQLite file, which stays whole and readable whatever happens to the program that writes it.
 
 One transaction per unit of work, in SQLite's rollback journal: killed at any moment, the file holds every finished unit and nothing
-of the others. One process at a time writes: it holds ``.NAME.lock`` beside the file locked, and the operating system lets go of that
-when the process ends, however it ends. Readers need no lock. Both rest on the locks of the file system: on a network folder without
+of the others. One process at a time writes: it keeps ``.NAME.lock`` beside the file locked, which the operating system ends
+when the process ends, however it does. Readers need no lock. Both rest on the locks of the file system: on a network folder without
 working locks (some NFS mounts) write to a local disk and copy the file afterwards.
 """
 
