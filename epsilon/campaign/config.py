@@ -92,7 +92,7 @@ class CampaignConfig:
     gammas, alphas : tuple of float or None
         None: what was fitted, or is computed, for the network.
     places : mapping of str to tuple of str
-        File and line of each entry of ``networks`` and ``points``, which can only be checked with the networks at hand.
+        File and line of each entry of ``networks``, ``multipliers`` and ``points``, all of which the networks must know.
     """
 
     networks: tuple[str, ...]
@@ -122,7 +122,7 @@ class CampaignConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def error(self, entry: str, index: int, sentence: str) -> ValueError:
-        """Return an error about one entry of ``networks`` or ``points``, with its place where that is known."""
+        """Return an error about one entry of what ``places`` names, with its place where that is known."""
         places = self.places.get(entry, ())
         return ValueError(f"{places[index]}: {sentence}" if index < len(places) else sentence)
 
@@ -183,6 +183,8 @@ def _read(root: Node) -> CampaignConfig:
         "images": _images,
     }
     values |= {key: read(parts[key]) for key, read in readers.items() if key in parts}
+    if "multipliers" in parts:
+        places["multipliers"] = tuple(item.place for item in parts["multipliers"].items())
     if "array" in parts:
         sides = parts["array"].mapping(("rows", "cols"))
         values |= {side: node.integer(1, MAX_SIDE) for side, node in sides.items()}

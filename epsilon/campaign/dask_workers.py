@@ -1,7 +1,7 @@
 """Workers of a Dask cluster, and of a SLURM cluster through dask-jobqueue.
 
-A worker needs this project in the same version, the data sets (at the path of ``--data``, else where its own EPSILON_DATA says), and
-the files of networks and multipliers of the user's own at the same absolute paths. It computes one unit at a time with all its
+A worker needs this project in the same version, the data sets (at the path of ``--data``, else where its own EPSILON_DATA says),
+and the files of networks and multipliers of the user's own at the same absolute paths. It computes one unit at a time with all its
 threads; ``dask worker ADDRESS --nworkers auto --nthreads 1`` starts one for every core.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsilon.campaign.schema import Unit
 from epsilon.campaign.scheduling import Finished, Lost, RunUnit, run_and_time
+from epsilon.campaign.schema import Unit
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +16,16 @@ from epsilon import data as datasets
 from epsilon import multipliers
 from epsilon.campaign.config import CampaignConfig
 from epsilon.campaign.schema import FaultSpec, Setting, Technique, Unit
+from epsilon.config import ArrayConfig
 from epsilon.fault_points import resolve_layers
 from epsilon.network import QuantizedNetwork
 from epsilon.network_io import InvalidNetworkError, builtin_names, load, network_digest
+from epsilon.techniques import gamma_of
 
-__all__ = ["dry", "function_digest", "map_seed", "plan", "row_keys"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["dry", "function_digest", "map_seed", "not_golden", "plan", "row_keys"]
 
 #: Kinds whose rows depend on the confidence of the exits, and on the importance of the layers.
 USES_GAMMA = ("mendnet", "exits", "epsilon", "secded")
@@ -41,6 +47,14 @@ def dry(config: CampaignConfig) -> CampaignConfig:
     return replace(config, rates=(0.0,), maps=1)
 
 
+def not_golden(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of a campaign without faults in which anything shows: another count of right answers, a fault, a rewrite."""
+    golden = rows.correct_fault_free
+    nothing = ["faults", "weights_wrong", "weights_wrong_after", "sdc"]
+    differs = (rows.correct != golden) | (rows.correct_faulty != golden) | (rows[nothing] != 0).any(axis=1)
+    return rows[differs | (rows[["repairs", "words_written"]].fillna(0) != 0).any(axis=1)]
+
+
 def plan(config: CampaignConfig, data: str | os.PathLike | None = None) -> list[Unit]:
     """Return the units of a campaign: by network, multiplier, site, fault point and kind of fault, map, and rising rate.
 
@@ -53,7 +67,7 @@ def plan(config: CampaignConfig, data: str | os.PathLike | None = None) -> list[
     Raises
     ------
     ValueError
-        For a network that cannot be read, a fault point that it does not have, and more images than there are.
+        For a network that cannot be read, a fault point or a fitted gamma that it does not have, and more images than there are.
     """
     circuits = [multipliers.get(name) for name in config.multipliers]
     functions = [function_digest(circuit) for circuit in circuits]
@@ -63,6 +77,7 @@ def plan(config: CampaignConfig, data: str | os.PathLike | None = None) -> list[
     for index, name in enumerate(config.networks):
         network = _network(config, index)
         _require_points(config, network)
+        _require_gamma(config, network, circuits)
         dataset = network.metadata.get("dataset", network.name)
         if dataset not in counts:
             counts[dataset] = _images(config, dataset, data)
@@ -107,6 +122,18 @@ def _require_points(config: CampaignConfig, network: QuantizedNetwork) -> None:
             layers = ", ".join(sorted(known))
             sentence = f"Network {network.name!r} has no layer {point!r}: faults.points takes FP1 to FP4, all, or one of {layers}"
             raise config.error("points", index, sentence)
+
+
+def _require_gamma(config: CampaignConfig, network: QuantizedNetwork, circuits: list[multipliers.Multiplier]) -> None:
+    """Refuse multipliers for which a network has no threshold, where one is needed."""
+    if None not in config.gammas or not any(technique.kind in USES_GAMMA for technique in config.techniques):
+        return
+    for index, circuit in enumerate(circuits):
+        try:
+            gamma_of(network, ArrayConfig(multiplier=circuit))
+        except ValueError:
+            sentence = f"Network {network.name!r} has no fitted gamma for {circuit.key}: give numbers under gamma"
+            raise config.error("multipliers", index, sentence) from None
 
 
 def _images(config: CampaignConfig, dataset: str, data: str | os.PathLike | None) -> int:

@@ -1,12 +1,13 @@
 """Units of work to workers and their rows to the file: in this process's children, or on a Dask cluster (``dask_workers``).
 
 One process alone writes the file. A worker gets one unit at a time, of the network and multiplier that it had before as long as
-there are any, because a process keeps what such units share; so the load is even to the last unit, and a worker that dies loses one.
+there are any, because a process keeps what such units share. So the load is even to the end, and a worker that dies loses one unit.
 Rows do not depend on who computes them, nor on how many workers there are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -135,7 +136,7 @@ def pending(units: Iterable[Unit], done: set[str]) -> list[Unit]:
 
 
 def execute(
-    units: Iterable[Unit], workers: Workers, store: ResultStore, *, progress: Callable[[int, int, int], None] | None = None
+    units: Iterable[Unit], workers: Workers, store: ResultStore, *, progress: Callable[[int, int, int, int], None] | None = None
 ) -> None:
     """Compute the rows that the file lacks, and add each unit's when it is done.
 
@@ -146,7 +147,7 @@ def execute(
         Closed by who made them.
     store : ResultStore
     progress : callable, optional
-        From units done, units in all, and rows added.
+        From units done, units in all, rows added, and workers that are there; called at every event, and while there is none.
 
     Raises
     ------
@@ -156,7 +157,8 @@ def execute(
     left = pending(units, store.keys())
     assignments, done, rows = Assignments(left), 0, 0
     while len(assignments):
-        for worker in workers.names():
+        names = workers.names()
+        for worker in names:
             if worker not in assignments.running and (unit := assignments.next(worker)) is not None:
                 workers.start(worker, unit)
         for event in workers.events(LOOK_S):
@@ -169,8 +171,8 @@ def execute(
             _require_rows(unit, event)
             store.add(event.rows, seconds=event.seconds, worker=event.worker)
             done, rows = done + 1, rows + len(event.rows)
-            if progress is not None:
-                progress(done, len(left), rows)
+        if progress is not None:
+            progress(done, len(left), rows, len(names))
 
 
 def run_and_time(run: RunUnit | None, unit: Unit, data: str | None, threads: int) -> tuple[list[dict], float]:
@@ -226,10 +228,8 @@ class LocalWorkers:
 
     def start(self, worker: str, unit: Unit) -> None:
         self._busy.add(worker)
-        try:
+        with contextlib.suppress(OSError):  # where it is dead, the next look at its connection says so
             self._processes[worker][1].send(unit)
-        except OSError:
-            pass  # dead: the next look at its connection says so
 
     def events(self, timeout_s: float) -> list[Finished | Lost]:
         found: list[Finished | Lost] = []
