@@ -24,6 +24,8 @@ __all__ = ["campaign", "export", "reproduce"]
 SCALE = "Where it runs"
 QUICK_IMAGES = 1000
 
+Quick = Annotated[bool, typer.Option("--quick", help=f"The first {QUICK_IMAGES:,} images and one fault map of each kind.")]
+Show = Annotated[bool, typer.Option("--show", help="Print the configuration, to change and run with `campaign`, and end.")]
 WorkerCount = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes, or jobs of --slurm. [default: one per core]", rich_help_panel=SCALE),
