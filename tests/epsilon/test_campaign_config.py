@@ -145,7 +145,7 @@ def test_more_images_than_there_are():
         plan(parsed("networks: digits\nimages: 598"))
 
 
-@pytest.mark.parametrize("content", [b"", b"# nothing\n", b"\xff\xfe\x00", b"a: \x00", b"[" * 1500])
+@pytest.mark.parametrize("content", [b"", b"# nothing\n", b"\xff\xfe\x00", b"a: \x00", b"[" * 600])
 def test_files_that_are_no_campaign(tmp_path, content):
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
