@@ -11,6 +11,7 @@ import typer
 
 from epsilon.cli import (
     bench,
+    campaign,
     checking,
     datasets,
     demonstration,
@@ -66,6 +67,9 @@ app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)
 app.command("import")(importing.import_network)
+app.command()(campaign.campaign)
+app.command()(campaign.reproduce)
+app.command()(campaign.export)
 app.add_typer(datasets.app, name="data")
 app.add_typer(energy.app, name="energy")
 bench.app.command()(simulators.simulators)

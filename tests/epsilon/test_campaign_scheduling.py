@@ -1,0 +1,269 @@
+"""Campaigns on workers: the same rows for any number of them, and nothing lost when a worker or the whole campaign is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pandas
+import pytest
+
+from epsilon.campaign.config import CampaignConfig
+from epsilon.campaign.plan import plan, row_keys
+from epsilon.campaign.scheduling import ATTEMPTS, Assignments, LocalWorkers, execute, pending
+from epsilon.campaign.schema import Technique
+from epsilon.campaign.store import ResultStore, read
+
+HERE = Path(__file__).parent
+SMALL = CampaignConfig(
+    networks=("digits",),
+    multipliers=("v2022/mul8s_1KVP", "v2022/mul8s_1L2N"),
+    images=12,
+    rows=8,
+    cols=8,
+    points=("FP1", "FP4"),
+    rates=(0.1, 0.3),
+    maps=2,
+    techniques=(
+        Technique(kind="vanilla"),
+        Technique(kind="epsilon", repair="quartile", detector="exact"),
+        Technique(kind="epsilon", repair="nearest", target="expected", detector="exact"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def ways():
+    """Give the ways to compute rows, importable by workers under their own name."""
+    sys.path.insert(0, str(HERE))
+    import campaign_rows
+
+    yield campaign_rows
+    sys.path.remove(str(HERE))
+
+
+@pytest.fixture(scope="module")
+def units():
+    return plan(SMALL)
+
+
+@pytest.fixture(scope="module")
+def expected(units, ways):
+    """The rows of the campaign, computed in this process."""
+    return {row["key"]: row for unit in units for row in ways.run(unit)}
+
+
+def require_rows(path: Path, expected: dict[str, dict]) -> None:
+    found = {values["key"]: values for values in read(path).to_dict("records")}
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        for name, value in row.items():
+            assert pandas.isna(found[key][name]) if value is None else found[key][name] == value, name
+
+
+def test_the_rows_are_worth_comparing(expected):
+    assert len({row["map_digest"] for row in expected.values()}) == 8
+    assert len({(row["correct"], row["correct_bits"]) for row in expected.values()}) > 8
+    assert any(row["checks"] for row in expected.values())
+
+
+def test_rows_do_not_depend_on_the_number_of_workers(tmp_path, units, ways, expected):
+    for count in (1, 2):
+        with ResultStore(tmp_path / f"{count}.sqlite") as store, LocalWorkers(count, run=ways.run) as workers:
+            seen = []
+            execute(units, workers, store, progress=lambda *state, seen=seen: seen.append(state))
+            assert seen[-1] == (len(units), len(units), len(expected), count)
+        require_rows(tmp_path / f"{count}.sqlite", expected)
+    pandas.testing.assert_frame_equal(read(tmp_path / "1.sqlite"), read(tmp_path / "2.sqlite"))
+
+
+def test_only_what_is_missing_is_computed(tmp_path, units, ways, expected):
+    with ResultStore(tmp_path / "r.sqlite") as store:
+        for unit in units[:5]:
+            store.add(ways.run(unit))
+        # Of one unit only one technique is there.
+        store.add(ways.run(units[5])[1:2])
+        left = pending(units, store.keys())
+        assert [len(unit.variants) for unit in left] == [2] + [3] * (len(units) - 6)
+        with LocalWorkers(1, run=ways.run) as workers:
+            execute(units, workers, store)
+            assert pending(units, store.keys()) == []
+            execute(units, workers, store)
+    require_rows(tmp_path / "r.sqlite", expected)
+
+
+def test_a_killed_worker_costs_a_unit_of_time(tmp_path, units, ways, expected):
+    with ResultStore(tmp_path / "r.sqlite") as store, LocalWorkers(2, run=ways.run_and_die_once, data=tmp_path) as workers:
+        before = workers.pids
+        execute(units, workers, store)
+        assert int((tmp_path / "died").read_text()) in before.values()
+        assert len(set(workers.pids) - set(before)) == 1
+    require_rows(tmp_path / "r.sqlite", expected)
+
+
+def test_units_that_kill_every_worker_end_the_campaign(tmp_path, units, ways):
+    with ResultStore(tmp_path / "r.sqlite") as store, LocalWorkers(1, run=ways.run_and_die) as workers:
+        with pytest.raises(ValueError, match=f"{ATTEMPTS} workers died on network digits under v2022/mul8s_1KVP"):
+            execute(units, workers, store)
+        assert store.keys() == set()
+
+
+def test_an_error_in_a_unit_is_told_and_the_rest_is_kept(tmp_path, units, ways):
+    with ResultStore(tmp_path / "r.sqlite") as store, LocalWorkers(1, run=ways.run_and_refuse) as workers:
+        with pytest.raises(ValueError, match="This rate is not to be had") as caught:
+            execute(units, workers, store)
+        assert "run_and_refuse" in caught.value.__notes__[0]
+        assert store.keys() == set(row_keys(units[0]))
+
+
+def test_rows_of_another_version_are_refused(tmp_path, units, ways):
+    with ResultStore(tmp_path / "r.sqlite") as store, LocalWorkers(1, run=ways.run_other_rows) as workers:
+        with pytest.raises(ValueError, match="Worker local-0 gave other rows than were asked for"):
+            execute(units, workers, store)
+        assert store.keys() == set()
+
+
+def test_workers_go_with_their_owner(units, ways):
+    with LocalWorkers(2, run=ways.run) as workers:
+        pids = list(workers.pids.values())
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.5])
+def test_wrong_number_of_workers(count):
+    with pytest.raises(ValueError, match="number of workers must be an integer of at least 1"):
+        LocalWorkers(count)
+
+
+def test_a_killed_campaign_goes_on_to_the_same_rows(tmp_path, expected):
+    path = tmp_path / "r.sqlite"
+    code = """
+        import sys
+        from pathlib import Path
+        import campaign_rows
+        from test_campaign_scheduling import SMALL, LocalWorkers, ResultStore, execute, plan
+        if __name__ == "__main__":
+            with ResultStore(sys.argv[1]) as store, LocalWorkers(2, run=campaign_rows.run_slowly) as workers:
+                print(*workers.pids.values(), flush=True)
+                execute(plan(SMALL), workers, store, progress=lambda *state: print(state[0], flush=True))
+    """
+    script = tmp_path / "campaign.py"
+    script.write_text(textwrap.dedent(code))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    kept = 0
+    for stop_after in (1, 6):
+        with subprocess.Popen([sys.executable, script, path], env=environment, stdout=subprocess.PIPE, text=True) as process:
+            workers = [int(pid) for pid in process.stdout.readline().split()]
+            while int(process.stdout.readline()) < stop_after:
+                pass
+            process.kill()
+        for pid in workers:  # without a parent they end by themselves
+            wait_for_end(pid)
+        rows = len(read(path))
+        assert kept + 3 * stop_after <= rows < len(expected)
+        assert rows % 3 == 0
+        kept = rows
+    done = subprocess.run([sys.executable, script, path], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert int(done.stdout.split()[-1]) == len(expected) // 3 - kept // 3
+    require_rows(path, expected)
+
+
+def wait_for_end(pid: int) -> None:
+    import time
+
+    for _ in range(300):
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return  # ended, and nobody has asked how
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError(f"Worker {pid} outlived its parent")
+
+
+def test_workers_keep_their_group_and_share_the_last_one(units):
+    assignments = Assignments(units)
+    groups = Counter(unit.multiplier for unit in units)
+    order = {"a": [], "b": []}
+    while len(assignments):
+        for worker in ("a", "b"):
+            if (unit := assignments.next(worker)) is not None:
+                order[worker].append(unit)
+        for worker in list(assignments.running):
+            assignments.finished(worker)
+    assert [Counter(unit.multiplier for unit in order[worker]) for worker in "ab"] == [
+        {multiplier: count} for multiplier, count in groups.items()
+    ]
+    # With one group left, nobody waits.
+    assignments = Assignments(units[:4])
+    assert {assignments.next(worker) for worker in "abcd"} == set(units[:4])
+    assert assignments.next("e") is None
+    # What a dead worker had comes first.
+    lost = assignments.running["b"]
+    assignments.lost("b")
+    assert assignments.next("f") == lost
+
+
+@pytest.fixture
+def cluster():
+    distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as found:
+        yield found
+
+
+@pytest.mark.filterwarnings("default")  # Dask tells of the workers that this test kills
+def test_a_dask_cluster_of_processes_one_killed(tmp_path, units, ways, expected, cluster):
+    from epsilon.campaign.dask_workers import DaskWorkers, connected
+
+    path = tmp_path / "r.sqlite"
+    with (
+        connected(cluster.scheduler_address) as client,
+        ResultStore(path) as store,
+        DaskWorkers(client, run=ways.run_and_die_once, data=tmp_path) as workers,
+    ):
+        execute(units, workers, store)
+    assert (tmp_path / "died").exists()
+    require_rows(path, expected)
+
+
+def test_no_scheduler_answers(monkeypatch):
+    pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    from epsilon.campaign import dask_workers
+
+    monkeypatch.setattr(dask_workers, "CONNECT_S", 0.5)
+    with pytest.raises(OSError, match="No Dask scheduler answers at tcp://127"), dask_workers.connected("tcp://127.0.0.1:1"):
+        pass
+    with pytest.raises(ValueError, match="no address of a Dask scheduler"), dask_workers.connected("nowhere://x"):
+        pass
+
+
+def test_what_a_job_asks_slurm_for():
+    pytest.importorskip("dask_jobqueue", reason="needs the extra `cluster`")
+    from epsilon.campaign import dask_workers
+
+    # Without jobs: there is no SLURM here to ask.
+    with dask_workers.slurm_cluster("long", 0) as found:
+        script = found.job_script()
+    assert "#SBATCH -p long" in script
+    assert "--nthreads 1" in script
+    assert "#SBATCH --mem=4G" in script
+
+
+def test_a_cluster_needs_its_packages(monkeypatch):
+    from epsilon.campaign import dask_workers
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(ValueError, match=r"needs the package distributed: pip install '\.\[cluster\]'"),
+        dask_workers.connected("x"),
+    ):
+        pass
