@@ -161,4 +161,3 @@ def unpaired_difference(first: Estimate, second: Estimate) -> Estimate:
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
     return Estimate(value, low, high, first.maps, first.images, f"{first.method}, not paired")
-

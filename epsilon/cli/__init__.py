@@ -19,6 +19,7 @@ from epsilon.cli import (
     hardware,
     importing,
     networks,
+    reporting,
     running,
     simulators,
     testset,
@@ -64,6 +65,8 @@ app.command()(networks.networks)
 app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)
+app.command()(reporting.report)
+app.command()(reporting.plan)
 app.command("import")(importing.import_network)
 app.add_typer(datasets.app, name="data")
 bench.app.command()(simulators.simulators)

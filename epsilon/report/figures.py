@@ -28,6 +28,7 @@ __all__ = [
     "png",
     "roc_curves",
     "svg",
+    "titled",
 ]
 
 #: Most curves in one panel: more cannot be told apart, so a page's tables have the rest.
@@ -45,10 +46,15 @@ def curves_by_rate(table: pd.DataFrame, techniques: list[str]) -> Figure:
         free = group.fault_free.iloc[0]
         place.axhline(free, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         place.annotate(
-            "fault-free", (1, free), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=7
+            "fault-free",
+            (1, free),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7,
         )
-        place.set_xlabel("fault rate")
-        place.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _rate_axis(place, group.rate.max())
         _accuracy_axis(place, title)
     _legend(figure, axes[0])
     return figure
@@ -92,6 +98,7 @@ def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: li
             place.bar_label(bars, [_compact(v) for v in heights], fontsize=7, rotation=90, padding=2)
         places = group.drop_duplicates("network").set_index("network").dataset
         place.set_xticks(range(len(networks)), [f"{places.get(name, '')}\n{name}" for name in networks], fontsize=8)
+        place.set_xlim(-0.55, len(networks) - 0.45)
         place.margins(y=0.22)
         place.set_ylabel(label)
         place.set_title(title, fontsize=10, loc="left")
@@ -143,7 +150,7 @@ def exit_bars(table: pd.DataFrame) -> Figure:
                     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
                     place.text(start + share / 2, y, f"{100 * share:.0f} %", ha="center", va="center", fontsize=7, bbox=box)
             left += shares
-        place.invert_yaxis()
+        place.set_ylim(most - 0.4, -0.6)
         place.set_xlim(0, 1)
         place.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         place.tick_params(labelsize=8)
@@ -163,7 +170,7 @@ def roc_curves(roc: pd.DataFrame, scores: pd.DataFrame) -> Figure:
         known = group[group.false_alarms.notna()]
         if len(known):
             left.plot(known.false_alarms, known.detected, label=f"{label}, area {group.area.iloc[0]:.2f}", **line)
-        shown = group[np.isfinite(group.threshold)].sort_values("threshold")
+        shown = group[np.isfinite(group.threshold) & (group.threshold >= 0)].sort_values("threshold")
         right.step(shown.threshold, 1 - shown.detected, where="post", label=label, **line)
         right.fill_between(
             shown.threshold, 1 - shown.detected_high, 1 - shown.detected_low, step="post", color=colour, alpha=0.12, linewidth=0
@@ -192,7 +199,7 @@ def bound_points(table: pd.DataFrame, techniques: list[str]) -> Figure:
     pairs = (("missed", "bound_missed", "faulty layers missed by a check", "Eq. 8: P_md"), ("error", "bound_error", "images answered wrong", "Eq. 9: P_error"))  # fmt: skip
     for place, (column, bound, label, title) in zip(axes, pairs, strict=True):
         curve = table.groupby("rate")[bound].mean()
-        place.plot(curve.index, curve, color=INK, linewidth=1.6, linestyle="--", label="bound (mean of the rows)")
+        place.plot(curve.index, curve, color=INK, marker="_", markersize=14, linestyle="--", label="bound (mean of the rows)")
         for index, (technique, look) in enumerate(zip(techniques, SERIES, strict=False)):
             own = table[(table.technique == technique) & table[column].notna()]
             shift = (index - (len(techniques[:CURVES]) - 1) / 2) * 0.012
@@ -201,9 +208,9 @@ def bound_points(table: pd.DataFrame, techniques: list[str]) -> Figure:
                 own.rate + shift, own[column], yerr=[low, high], color=look[0], marker=look[1], linestyle="none",
                 markersize=5, elinewidth=1, capsize=2, label=technique,
             )  # fmt: skip
-        place.set(xlabel="fault rate", ylabel=label, ylim=(-0.03, 1.03))
+        _rate_axis(place, table.rate.max())
+        place.set(ylabel=label, ylim=(-0.03, 1.03))
         place.set_title(title, fontsize=10, loc="left")
-        place.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         place.grid(color="#d8dee4", linewidth=0.6)
     _legend(figure, axes[0])
@@ -218,7 +225,9 @@ def pareto(table: pd.DataFrame, cost: str, label: str) -> Figure:
         group = group.sort_values([cost, "accuracy"], ascending=[True, False])
         front = group[group.accuracy > group.accuracy.shift(fill_value=-1).cummax()]
         yerr = [group.accuracy - group.accuracy_low, group.accuracy_high - group.accuracy]
-        place.errorbar(group[cost], group.accuracy, yerr=yerr, color="#8a949e", marker="o", linestyle="none", markersize=4, elinewidth=0.8)
+        place.errorbar(
+            group[cost], group.accuracy, yerr=yerr, color="#8a949e", marker="o", linestyle="none", markersize=4, elinewidth=0.8
+        )
         place.step(front[cost], front.accuracy, where="post", color=INK, linewidth=1.2, linestyle="--")
         place.plot(front[cost], front.accuracy, color=INK, marker="D", linestyle="none", markersize=6, label="on the front")
         several = group.shown.nunique() > 1
@@ -231,6 +240,12 @@ def pareto(table: pd.DataFrame, cost: str, label: str) -> Figure:
         place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         place.grid(color="#d8dee4", linewidth=0.6)
         place.set_title(title, fontsize=10, loc="left")
+    return figure
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """Return the figure with a line above its panels that says which faults it is about."""
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     return figure
 
 
@@ -291,6 +306,12 @@ def _accuracy_axis(axes: Axes, title: str, *, zero: bool = True) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(color="#d8dee4", linewidth=0.6)
     axes.set_title(title, fontsize=10, loc="left")
+
+
+def _rate_axis(axes: Axes, most: float) -> None:
+    axes.set_xlim(0, 1.08 * most)
+    axes.set_xlabel("fault rate")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

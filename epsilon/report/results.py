@@ -99,9 +99,7 @@ class Results:
         healthy = healthy.to_numpy(int)
         values = self.frame.accuracy.to_numpy()
         first = rows.index.to_numpy()
-        return self._mean(
-            rows, values[first] - values[healthy], self._replicates[first] - self._replicates[healthy], signed=True
-        )
+        return self._mean(rows, values[first] - values[healthy], self._replicates[first] - self._replicates[healthy], signed=True)
 
     def _mean(self, rows: pd.DataFrame, values: np.ndarray, replicates: np.ndarray, *, signed: bool) -> Estimate:
         places = pd.Series(np.arange(len(rows)), index=range(len(rows)))

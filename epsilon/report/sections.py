@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from epsilon.report import figures, tables
+from epsilon.report.figures import titled
 from epsilon.report.paper import POINTS, RATES, table1
 from epsilon.report.results import Results, technique_order
 from epsilon.report.text import basis, interval, number, plural, points, scenario
@@ -138,13 +139,12 @@ def _table1(results: Results) -> Iterator[Section]:
 
 def _by_rate(results: Results, league: pd.DataFrame) -> Iterator[Section]:
     table = tables.accuracy_by_rate(results)
-    drawn, shown = {}, {}
+    drawn = {}
     for names, group in table.groupby(["site", "polarity", "bits"], sort=True):
         if group.rate.nunique() < 2:
             continue
         name = f"accuracy_by_rate_{'_'.join(names)}"
-        shown[scenario(*names)] = chosen = curves(league, names)
-        drawn[name] = figures.curves_by_rate(group, chosen)
+        drawn[name] = titled(figures.curves_by_rate(group, curves(league, names)), scenario(*names))
     if not drawn:
         return
     rows = results.base[results.base.bit.isna()]
@@ -161,7 +161,7 @@ def _by_setting(results: Results, setting: str, figure: str) -> Iterator[Section
         return
     what = {"gamma": "confidence threshold gamma of every exit", "alpha": "importance alpha of every layer"}[setting]
     drawn = {
-        f"accuracy_by_{setting}_{'_'.join(names)}": figures.curves_by_setting(group, setting)
+        f"accuracy_by_{setting}_{'_'.join(names)}": titled(figures.curves_by_setting(group, setting), scenario(*names))
         for names, group in table.groupby(["site", "polarity", "bits"], sort=True)
     }
     text = (
@@ -199,7 +199,7 @@ def _energy(results: Results, league: pd.DataFrame) -> Section:
 
 def _costs(league: pd.DataFrame, column: str, label: str, name: str) -> dict[str, Figure]:
     return {
-        f"{name}_{'_'.join(names)}": figures.bars_by_dataset(group, column, label, curves(league, names))
+        f"{name}_{'_'.join(names)}": titled(figures.bars_by_dataset(group, column, label, curves(league, names)), scenario(*names))
         for names, group in league.groupby(["site", "polarity", "bits"], sort=True)
     }
 
@@ -208,7 +208,7 @@ def _pareto(results: Results, league: pd.DataFrame) -> Section:
     known = league.energy_pj_per_image.notna().all()
     cost, label = ("energy_pj_per_image", "energy per image, pJ") if known else ("cycles_per_image", "cycles per image")
     drawn = {
-        f"pareto_{'_'.join(names)}": figures.pareto(group[group.complete], cost, label)
+        f"pareto_{'_'.join(names)}": titled(figures.pareto(group[group.complete], cost, label), scenario(*names))
         for names, group in league.groupby(["site", "polarity", "bits"], sort=True)
     }
     rows = results.base[results.base.bit.isna()]
@@ -224,7 +224,8 @@ def _exits(results: Results) -> Iterator[Section]:
     if table.empty:
         return
     drawn = {
-        f"exits_{'_'.join(names)}": figures.exit_bars(group) for names, group in table.groupby(["site", "polarity", "bits"], sort=True)
+        f"exits_{'_'.join(names)}": titled(figures.exit_bars(group), scenario(*names))
+        for names, group in table.groupby(["site", "polarity", "bits"], sort=True)
     }
     rows = results.base[results.base.bit.isna()]
     text = f"Which exit answered, as a share of the images over all fault points and rates: {basis(rows)}."
@@ -237,7 +238,8 @@ def _vulnerability(results: Results) -> Iterator[Section]:
         return
     keys = ["network", "shown", "site", "polarity", "rate"]
     drawn = {
-        f"vulnerability_{index}": figures.heat_map(group) for index, (_, group) in enumerate(table.groupby(keys, sort=True), start=1)
+        f"vulnerability_{index}": figures.heat_map(group)
+        for index, (_, group) in enumerate(table.groupby(keys, sort=True), start=1)
     }
     rows = results.base[results.base.bit.notna()]
     text = (
@@ -252,7 +254,15 @@ def _detector(results: Results) -> Iterator[Section]:
     if found.empty or not found.faulty.any():
         return
     roc, at = tables.detector_roc(found), tables.operating_points(found)
-    head = ("site", "fault rate", "faulty layers", "flagged above T_l, %", "any change of the pattern, %", "healthy layers", "of them changed")
+    head = (
+        "site",
+        "fault rate",
+        "faulty layers",
+        "flagged above T_l, %",
+        "any change of the pattern, %",
+        "healthy layers",
+        "of them changed",
+    )
     body = [
         f"<tr><td>{row.site}</td><td>{100 * row.rate:g} %</td><td>{row.faulty}</td><td>{interval(row, 'at_threshold')}</td>"
         f"<td>{interval(row, 'at_zero')}</td><td>{row.healthy}</td><td>{row.false_alarms}</td></tr>"
@@ -281,7 +291,9 @@ def _bounds(results: Results) -> Iterator[Section]:
     if table.empty:
         return
     drawn = {
-        f"bounds_{'_'.join(map(str, names[:3]))}_{escape(names[3])}_{index}": figures.bound_points(group, technique_order(group.technique))
+        f"bounds_{'_'.join(map(str, names[:3]))}_{index}": titled(
+            figures.bound_points(group, technique_order(group.technique)), f"{names[3]}, {names[4]}; {scenario(*names[:3])}"
+        )
         for index, (names, group) in enumerate(table.groupby(["site", "polarity", "bits", "network", "shown"], sort=True), start=1)
     }
     above = int((table.error_low > table.bound_error).sum())
@@ -313,4 +325,6 @@ def _beside(row: pd.Series | None) -> str:
 
 def _table(head: tuple[str, ...] | list[str], body: list[str], *, left: int) -> str:
     columns = "".join(f"<th>{title}</th>" for title in head)
-    return f'<div class="wide"><table class="left{left}"><thead><tr>{columns}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    return (
+        f'<div class="wide"><table class="left{left}"><thead><tr>{columns}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )

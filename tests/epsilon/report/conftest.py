@@ -44,7 +44,17 @@ class Campaign:
         self.fault_free = cache(self._fault_free)
 
     def row(
-        self, technique: str, multiplier: str = "KVP", *, point="FP1", rate=0.0, seed=1, site="storage", bit=None, gamma=None, polarity=1
+        self,
+        technique: str,
+        multiplier: str = "KVP",
+        *,
+        point="FP1",
+        rate=0.0,
+        seed=1,
+        site="storage",
+        bit=None,
+        gamma=None,
+        polarity=1,
     ) -> dict:
         kind, repair, target, detector = TECHNIQUES[technique]
         config = ArrayConfig(rows=ROWS, cols=COLS, multiplier=multiplier)
@@ -63,7 +73,9 @@ class Campaign:
         found = {layer for check in stream.events for layer in check.flagged}
         chosen = {"point": point if site == "storage" else "all", "rate": rate, "seed": seed, "site": site, "bit": bit}
         configuration = {**chosen, "technique": technique, "multiplier": multiplier, "gamma": gamma, "split": "test"}
-        text = json.dumps({**configuration, "polarity": polarity, "images": len(right), "network": self.network.name}, sort_keys=True)
+        text = json.dumps(
+            {**configuration, "polarity": polarity, "images": len(right), "network": self.network.name}, sort_keys=True
+        )
         pattern = self._pattern(config, faults, used, wrong) if first is not None else None
         values = {
             "key": hashlib.sha256(text.encode()).hexdigest()[:32],
@@ -162,7 +174,9 @@ def rows(campaign) -> list[dict]:
     made += [campaign.row("vanilla", "L2N", point="FP4", rate=0.5, seed=seed) for seed in (1, 2)]
     for gamma in (0.5, 0.7, 0.9):
         made += [campaign.row("epsilon/nearest", rate=0.5, point="FP4", seed=seed, gamma=gamma) for seed in (1, 2)]
-    made += [campaign.row("vanilla", rate=0.3, point=p, seed=s, bit=bit) for p in ("FP1", "FP4") for bit in (0, 4, 7) for s in (1, 2)]
+    made += [
+        campaign.row("vanilla", rate=0.3, point=p, seed=s, bit=bit) for p in ("FP1", "FP4") for bit in (0, 4, 7) for s in (1, 2)
+    ]
     return made
 
 
