@@ -57,7 +57,7 @@ def _networks(results: Results) -> list[str]:
             free = results.fault_free(own)
             kinds = ", ".join(sorted(own.kind.unique()))
             value = f"{100 * free.value:.2f} [{100 * free.low:.2f}, {100 * free.high:.2f}]"
-            lines.append([network, architecture(network) or "–", shown, kinds, value, f"{int(count):,} of {free.images:,}"])
+            lines.append([network, architecture(network) or "none", shown, kinds, value, f"{int(count):,} of {free.images:,}"])
     if not lines:
         return ["The rows hold no CIFAR-10 campaign, so there is nothing to lay beside Table I."]
     return ["## Networks, fault-free", _grid(["network", "paper's name", "multiplier", "exits as in", "accuracy", "right"], lines)]
@@ -136,12 +136,10 @@ def _verdict(low: float, high: float) -> str:
 def _orders(cells: pd.DataFrame) -> list[str]:
     """Say in how many cells each technique beats AxVanDNN, in the paper and here."""
     key = ["model", "short", "point", "rate"]
-    vanilla = cells[cells.paper_technique == "AxVanDNN"].set_index(key)
+    vanilla = cells[cells.paper_technique == "AxVanDNN"]
     found = []
     for technique, own in cells[cells.paper_technique != "AxVanDNN"].groupby("technique", sort=False):
-        both = own.set_index(key).join(
-            vanilla[["accuracy", "paper", "accuracy_high", "accuracy_low"]], rsuffix="_vanilla", how="inner"
-        )
+        both = own.merge(vanilla, on=key, suffixes=("", "_vanilla"))
         if both.empty:
             continue
         theirs, ours = both.paper > both.paper_vanilla, both.accuracy > both.accuracy_vanilla

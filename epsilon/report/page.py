@@ -69,7 +69,7 @@ def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler
 
 
 def _section(section: Section, folder: Path, files: list[Path]) -> str:
-    parts = [f'<section id="{section.name}">', f"<h2>{section.title}</h2>", *(f"<p>{text}</p>" for text in section.sentences)]
+    parts = [f'<section id="{section.name}">', f"<h2>{escape(section.title)}</h2>", *(f"<p>{text}</p>" for text in section.sentences)]
     for name, figure in section.figures.items():
         drawn = figures.svg(figure, name)
         for path, content in ((folder / f"{name}.png", figures.png(figure)), (folder / f"{name}.svg", drawn)):
@@ -91,7 +91,7 @@ def _section(section: Section, folder: Path, files: list[Path]) -> str:
 def _page(source: Path, results: Results, found: list[Section], body: str) -> str:
     frame = results.frame
     css = resources.files("epsilon").joinpath("data_files/report.css").read_text(encoding="utf-8")
-    contents = "".join(f'<li><a href="#{section.name}">{section.title}</a></li>' for section in found)
+    contents = "".join(f'<li><a href="#{section.name}">{escape(section.title)}</a></li>' for section in found)
     overview = (
         f"{plural(len(frame), 'run')} of {plural(frame.network_digest.nunique(), 'network')} under "
         f"{plural(frame.multiplier.nunique(), 'multiplier')} on {plural(frame.map_digest.nunique(), 'fault map')}; "
@@ -103,7 +103,8 @@ def _page(source: Path, results: Results, found: list[Section], body: str) -> st
         f"({results.resampler.resamples:,} resamples, seed {results.resampler.seed}; of n maps n - 1 are drawn, so that few maps do not "
         "understate the variance); with few maps an interval still reaches no further than the maps that were drawn. Where there is one "
         "map the interval is over images alone (a single accuracy: Wilson) and says nothing about other maps. Counts of silent "
-        "corruptions, and shares of exits, are known per run only: over maps alone."
+        "corruptions, and shares of exits, are known per run only: over maps alone. Where maps are counted in a table, those of one seed "
+        "at one fault point count once: at a higher rate they hold the faults of the lower ones, and they are drawn together."
     )
     name = _campaign_name(source) or source.name
     return f"""<!DOCTYPE html>

@@ -94,7 +94,9 @@ def table1(results: Results, *, polarity: str = "1") -> pd.DataFrame:
     rows = rows[rows.rate.round(6).isin(RATES)]
     # The paper's L2H is a circuit of EvoApproxLib's first release.
     rows = rows.assign(model=[architecture(name) for name in rows.network], short=rows.shown.replace("L2H (v1)", "L2H"))
-    cells, averages, lines = paper_table(), printed_averages(), []
+    # The paper prints stuck-at-1 alone.
+    cells, averages = (paper_table(), printed_averages()) if polarity == "1" else ({}, {})
+    lines = []
     for (model, network, short), group in rows.groupby(["model", "network", "short"], sort=False):
         for technique, paper in shown_techniques(results, group):
             own = group[group.technique == technique]

@@ -14,7 +14,7 @@ from epsilon.report import figures, tables
 from epsilon.report.figures import titled
 from epsilon.report.paper import POINTS, RATES, table1
 from epsilon.report.results import Results, technique_order
-from epsilon.report.text import basis, interval, number, plural, points, scenario
+from epsilon.report.text import DASH, basis, interval, number, plural, points, scenario
 
 __all__ = ["Section", "sections"]
 
@@ -92,6 +92,11 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
         "and nothing had been flagged till then. "
         "Golden weights: the repair reads the original weights from memory, which only a fault in a PE leaves there (site array).",
     ]
+    if not league.to_fault_free_paired.all():
+        sentences.append(
+            "The file has no fault-free run of some techniques: their difference to fault-free is from the two intervals, not paired, "
+            "and so wider than it had to be."
+        )
     if league.energy_pj_per_image.isna().any():
         sentences.append("Where the energy is a dash, the rows hold no count of events, so none can be given.")
     if not league.complete.all():
@@ -130,7 +135,7 @@ def _table1(results: Results) -> Iterator[Section]:
         )
         yield Section(
             name,
-            f"Table I: stuck-at-{polarity}" + (", beside [Khalil &amp; Hoque]" if notes and polarity == "1" else ""),
+            f"Table I: stuck-at-{polarity}" + (", beside [Khalil & Hoque]" if notes and polarity == "1" else ""),
             sentences,
             tables=(_table(head, body, left=3),),
             data={name: table},
@@ -318,7 +323,7 @@ def curves(league: pd.DataFrame, names: tuple) -> list[str]:
 
 def _beside(row: pd.Series | None) -> str:
     if row is None:
-        return "–"
+        return DASH
     paper = "" if np.isnan(row.paper) else f'<span class="paper">paper: {100 * row.paper:.2f}</span>'
     return f"{interval(row, 'accuracy')}{paper}"
 

@@ -50,7 +50,7 @@ def league(results: Results) -> pd.DataFrame:
             own = group[group.technique == technique]
             accuracy = results.estimate(own)
             difference = results.difference(own, vanilla) if len(vanilla) and own.kind.iloc[0] != "vanilla" else None
-            total = own.images.sum()
+            loss, total = results.loss(own), own.images.sum()
             lines.append(
                 {
                     **names,
@@ -61,7 +61,8 @@ def league(results: Results) -> pd.DataFrame:
                     **spread_out("accuracy", accuracy),
                     **spread_out("fault_free", results.fault_free(own)),
                     **spread_out("to_vanilla", difference),
-                    **spread_out("to_fault_free", results.loss(own)),
+                    **spread_out("to_fault_free", loss),
+                    "to_fault_free_paired": "not paired" not in loss.method,
                     **spread_out("sdc", results.estimate(own, "sdc")),
                     "cycles_per_image": own.cycles.sum() / total,
                     "energy_pj_per_image": own.energy_pj.sum() / total if own.energy_pj.notna().all() else np.nan,

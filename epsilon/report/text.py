@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["basis", "interval", "number", "plain_interval", "plain_points", "plural", "points", "scenario"]
+__all__ = ["DASH", "basis", "interval", "number", "plain_interval", "plain_points", "plural", "points", "scenario"]
 
-DASH = "–"
+#: Where there is no value.
+DASH = "-"
 
 
 def interval(row: pd.Series, name: str) -> str:

@@ -55,6 +55,7 @@ class Campaign:
         bit=None,
         gamma=None,
         polarity=1,
+        scored=True,
     ) -> dict:
         kind, repair, target, detector = TECHNIQUES[technique]
         config = ArrayConfig(rows=ROWS, cols=COLS, multiplier=multiplier)
@@ -76,7 +77,7 @@ class Campaign:
         text = json.dumps(
             {**configuration, "polarity": polarity, "images": len(right), "network": self.network.name}, sort_keys=True
         )
-        pattern = self._pattern(config, faults, used, wrong) if first is not None else None
+        pattern = self._pattern(config, faults, used, wrong) if scored and first is not None else None
         values = {
             "key": hashlib.sha256(text.encode()).hexdigest()[:32],
             "configuration": text,
@@ -164,7 +165,7 @@ def campaign() -> Campaign:
 
 @pytest.fixture(scope="session")
 def rows(campaign) -> list[dict]:
-    """Digits: two fault points and the array, two rates, three maps; healthy rows; a sweep of gamma; chosen bits; two multipliers."""
+    """Digits: two fault points and the array, three maps; healthy rows; a sweep of gamma; chosen bits; two multipliers."""
     made = [campaign.row(name) for name in TECHNIQUES]
     for name in TECHNIQUES:
         if name != "epsilon/quartile/pattern":
@@ -197,3 +198,11 @@ def results_file(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("campaign") / "results.sqlite"
     write_results(path, rows)
     return path
+
+
+@pytest.fixture(scope="session")
+def cifar_rows(real_set) -> list[dict]:
+    """MobileNet on a few CIFAR-10 images: two cells of Table I."""
+    made = Campaign("mobilenet-w0.5-cifar10", 20, real_set("cifar10"))
+    techniques = ("vanilla", "epsilon/quartile", "epsilon/nearest")
+    return [made.row(name, point=point, rate=0.5, scored=False) for name in techniques for point in ("FP1", "FP4")]
