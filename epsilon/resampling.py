@@ -5,8 +5,8 @@ resampled independently (the pigeonhole bootstrap), every image weight being sha
 techniques on that map; the difference of two rows is therefore paired without further ado.
 
 Ref: A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007, pp. 386-411.
-Ref: J. N. K. Rao, C. F. J. Wu, "Resampling inference with complex survey data", JASA 83(401), 1988, pp. 231-241: of n clusters n - 1
-are drawn, which leaves the variance unbiased; drawing n of the few maps of a campaign would understate it by (n - 1) / n.
+Ref: J. N. K. Rao, C. F. J. Wu, "Resampling inference with complex survey data", JASA 83(401), 1988, pp. 231-241: of n clusters
+n - 1 are drawn, which leaves the variance unbiased; drawing n of the few maps of a campaign would understate it by (n - 1) / n.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Resampler:
             Name of the set of images: rows on the same set get the same weights.
         """
         count = hits.shape[1]
-        weights = self._rng("images", images, count).multinomial(count, np.full(count, 1 / count), size=self.resamples)
-        weights = weights.astype(np.float32).T
+        rng = self._rng("images", images, count)
+        drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(self.resamples))
+        weights = np.stack([weight.astype(np.float32) for weight in drawn], axis=1)
         blocks = [hits[start : start + BLOCK].astype(np.float32) @ weights for start in range(0, len(hits), BLOCK)]
         return np.concatenate(blocks) / np.float32(count)
 

@@ -82,7 +82,7 @@ def margin_of(*, samples: int, confidence: float = 0.95, population: int | None 
 
 
 def fault_populations(network: QuantizedNetwork, config: ArrayConfig, *, site: str, polarities: int) -> tuple[Population, ...]:
-    """Return the populations of single stuck-at faults of a network (site ``storage``: each layer, then all) or of the PEs (``array``).
+    """Return the single stuck-at faults there are: of each layer, then of all (site ``storage``), or of the PEs (``array``).
 
     Parameters
     ----------

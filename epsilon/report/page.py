@@ -69,7 +69,11 @@ def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler
 
 
 def _section(section: Section, folder: Path, files: list[Path]) -> str:
-    parts = [f'<section id="{section.name}">', f"<h2>{escape(section.title)}</h2>", *(f"<p>{text}</p>" for text in section.sentences)]
+    parts = [
+        f'<section id="{section.name}">',
+        f"<h2>{escape(section.title)}</h2>",
+        *(f"<p>{text}</p>" for text in section.sentences),
+    ]
     for name, figure in section.figures.items():
         drawn = figures.svg(figure, name)
         for path, content in ((folder / f"{name}.png", figures.png(figure)), (folder / f"{name}.svg", drawn)):

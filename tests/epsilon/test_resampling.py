@@ -100,9 +100,7 @@ def test_cells_of_one_cluster_are_drawn_together():
 
 def test_unpaired_difference_of_a_textbook_case():
     # Newcombe, Statistics in Medicine 17 (1998), table II, method 10: 56/70 - 48/80 is 0.0524 to 0.3339.
-    first, second = (
-        Estimate(p.value, *p.interval, 1, p.total, "images") for p in (Proportion(56, 70), Proportion(48, 80))
-    )
+    first, second = (Estimate(p.value, *p.interval, 1, p.total, "images") for p in (Proportion(56, 70), Proportion(48, 80)))
     found = unpaired_difference(first, second)
     assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
