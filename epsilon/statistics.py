@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
-__all__ = ["Proportion"]
+__all__ = ["CONFIDENCE", "Proportion", "normal_quantile", "require_confidence"]
 
-#: Two-sided 95 % quantile of the normal distribution.
-Z_95 = 1.959963984540054
+#: Of every interval, where nothing else is asked for.
+CONFIDENCE = 0.95
+
+
+def require_confidence(confidence: float) -> float:
+    """Return a confidence level strictly between 0 and 1, or raise ValueError."""
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
+        raise ValueError(f"A confidence level lies strictly between 0 and 1, such as 0.95, not {confidence!r}")
+    return float(confidence)
+
+
+def normal_quantile(confidence: float) -> float:
+    """Return t with P(-t <= X <= t) = confidence for a standard normal X: 1.96 at 95 %."""
+    return NormalDist().inv_cdf((1 + require_confidence(confidence)) / 2)
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many of a sample had a property, with its 95 % interval.
+    """How many of a sample had a property, with its interval.
 
     Parameters
     ----------
@@ -37,14 +50,18 @@ class Proportion:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval at 95 %, both ends inside 0..1.
+        """Wilson's score interval at 95 %; see ``wilson``."""
+        return self.wilson(CONFIDENCE)
+
+    def wilson(self, confidence: float) -> tuple[float, float]:
+        """Return Wilson's score interval, both ends inside 0..1.
 
         Ref: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22(158), 1927, pp. 209-212.
         """
-        n, p = self.total, self.value
-        spread = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2))
-        middle = p + Z_95**2 / (2 * n)
-        scale = 1 + Z_95**2 / n
+        n, p, z = self.total, self.value, normal_quantile(confidence)
+        spread = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        middle = p + z**2 / (2 * n)
+        scale = 1 + z**2 / n
         low = 0.0 if self.hits == 0 else (middle - spread) / scale
         high = 1.0 if self.hits == n else (middle + spread) / scale
         return low, high

@@ -21,6 +21,7 @@ from epsilon.cli import (
     hardware,
     importing,
     networks,
+    reporting,
     running,
     simulators,
     testset,
@@ -66,6 +67,8 @@ app.command()(networks.networks)
 app.command()(hardware.multipliers)
 app.command()(hardware.verilog)
 app.command()(training.train)
+app.command()(reporting.report)
+app.command()(reporting.plan)
 app.command("import")(importing.import_network)
 app.command()(campaign.campaign)
 app.command()(campaign.reproduce)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsilon.statistics import Proportion
+from epsilon.statistics import Proportion, normal_quantile
 
 
 def test_interval_of_a_textbook_case():
@@ -35,3 +35,17 @@ def test_impossible_counts_are_refused(hits, total):
 
 def test_text():
     assert str(Proportion(1, 2)) == "50.0 % [9.5, 90.5]"
+
+
+def test_interval_at_another_confidence():
+    proportion = Proportion(81, 263)
+    assert proportion.wilson(0.95) == proportion.interval
+    inner, outer = proportion.wilson(0.9), proportion.wilson(0.99)
+    assert outer[0] < proportion.interval[0] < inner[0] < proportion.value < inner[1] < proportion.interval[1] < outer[1]
+    assert normal_quantile(0.99) == pytest.approx(2.575829, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 95, True])
+def test_impossible_confidence_is_refused(wrong):
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        Proportion(1, 2).wilson(wrong)

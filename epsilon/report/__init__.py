@@ -1,0 +1,10 @@
+"""Reports of fault campaigns: one HTML page with its figures and tables, and the comparison with the paper in Markdown."""
+
+from __future__ import annotations
+
+from epsilon.report.markdown import reproduction
+from epsilon.report.page import Report, write_report
+from epsilon.report.reading import read
+from epsilon.report.results import Results
+
+__all__ = ["Report", "Results", "read", "reproduction", "write_report"]

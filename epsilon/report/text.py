@@ -1,0 +1,66 @@
+"""How a report writes numbers and says what they come from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["DASH", "basis", "interval", "number", "plain_interval", "plain_points", "plural", "points", "scenario"]
+
+#: Where there is no value.
+DASH = "-"
+
+
+def interval(row: pd.Series, name: str) -> str:
+    """Return a proportion of a table in percent with its interval, HTML."""
+    if np.isnan(row[name]):
+        return DASH
+    return f"{100 * row[name]:.2f} <small>[{100 * row[f'{name}_low']:.2f}, {100 * row[f'{name}_high']:.2f}]</small>"
+
+
+def points(row: pd.Series, name: str) -> str:
+    """Return a difference of a table in percentage points with its interval, HTML."""
+    if np.isnan(row[name]):
+        return DASH
+    return f"{100 * row[name]:+.2f} <small>[{100 * row[f'{name}_low']:+.2f}, {100 * row[f'{name}_high']:+.2f}]</small>"
+
+
+def plain_interval(row: pd.Series, name: str) -> str:
+    """Return a proportion in percent with its interval, plain text."""
+    return interval(row, name).replace("<small>", "").replace("</small>", "")
+
+
+def plain_points(row: pd.Series, name: str) -> str:
+    """Return a difference in percentage points with its interval, plain text."""
+    return points(row, name).replace("<small>", "").replace("</small>", "")
+
+
+def number(value: float) -> str:
+    """Return a number with thousands separated and four digits, a dash where it is not known."""
+    if np.isnan(value):
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def plural(count: int, name: str) -> str:
+    """Return a count with the name of what is counted."""
+    return f"{count:,} {name}" + ("" if count == 1 else "s")
+
+
+def scenario(site: str, polarity: str, bits: str) -> str:
+    """Return what kind of faults these are."""
+    where = {"storage": "stored weights", "array": "PEs"}.get(site, site)
+    stuck = "both" if polarity == "both" else polarity
+    return f"stuck-at-{stuck} in {where}" + ("" if bits == "uniform" else f", bits {bits}")
+
+
+def basis(rows: pd.DataFrame) -> str:
+    """Return how many runs, fault maps and images rows are, and of which networks and points."""
+    images = "/".join(f"{count:,}" for count in sorted(rows.images.unique()))
+    splits = "/".join(sorted(rows.split.unique()))
+    rates = ", ".join(f"{100 * rate:g}" for rate in sorted(rows.rate.unique()))
+    where = ", ".join(sorted(rows.point.unique()))
+    return (
+        f"{plural(len(rows), 'run')}, {plural(rows.map_digest.nunique(), 'fault map')}, {images} images of the {splits} split each; "
+        f"fault points {where}; fault rates {rates} %"
+    )

@@ -1,0 +1,168 @@
+"""The page: whole, self-contained, the same for the same rows, and never an accuracy without its interval."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from epsilon.cli import app
+from epsilon.report import Results, read, reproduction, write_report
+from epsilon.report.sections import sections
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in order; keeps ids, references and the text of cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.ids, self.references, self.accuracies, self.svg = [], [], [], [], 0
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in VOID:
+            self.open.append((tag, attrs.get("class")))
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.references += [(tag, name, attrs[name]) for name in ("href", "src", "xlink:href", "srcset") if name in attrs]
+        self.svg += tag == "svg"
+        if (tag, attrs.get("class")) == ("td", "accuracy"):
+            self.accuracies.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if ("td", "accuracy") in self.open and ("span", "paper") not in self.open:
+            self.accuracies[-1] += data
+
+
+@pytest.fixture(scope="module")
+def report(results_file, tmp_path_factory):
+    return write_report(results_file, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(report) -> str:
+    return report.page.read_text(encoding="utf-8")
+
+
+def test_page_is_sound_and_self_contained(report, text):
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert page.svg == sum(path.suffix == ".svg" for path in report.files) > 5
+    files = {path.name for path in report.files}
+    for tag, _, target in page.references:
+        inside = target.startswith("#") and target[1:] in page.ids
+        assert inside or (tag == "a" and target in files), target
+    assert "<script" not in text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_no_accuracy_without_its_interval(text):
+    page = Page(text)
+    assert len(page.accuracies) > 20
+    for cell in page.accuracies:
+        value, low, high = map(float, re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", cell.strip()).groups())
+        assert low <= value <= high
+    # In sentences and headings too: what is said to be fault-free is followed by its interval.
+    assert re.findall(r"fault-free ([\d.]+ )(?!<small>\[)", text) == []
+
+
+def test_sections_are_those_that_the_rows_support(report, frame):
+    assert report.sections[0] == "League of techniques"
+    assert {"Accuracy by gamma (Fig. 1)", "Latency (Fig. 3)", "Pattern detector: ROC", "Bounds of Eq. 8 and 9"} <= set(
+        report.sections
+    )
+    assert not any("alpha" in title or "Table I" in title for title in report.sections)
+    vanilla = Results(frame[(frame.technique == "vanilla") & frame.bit.isna()])
+    assert not {"detector", "bounds", "vulnerability", "by_gamma"} & {section.name for section in sections(vanilla)}
+    sweep = Results(frame[frame.gamma_fitted == 0])
+    assert [section.name for section in sections(sweep)] == ["by_gamma", "detector"]
+
+
+def test_missing_energy_is_said_and_present_energy_is_drawn(text, frame):
+    assert "no energy can be given" in text
+    known = {section.name: section for section in sections(Results(frame.assign(energy_pj=frame.run_cycles * 100.0)))}
+    assert known["energy"].figures
+    assert known["pareto"].title == "Accuracy and energy"
+
+
+def test_figures_and_tables_are_beside_the_page(report):
+    for path in report.files:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert min(image.size) > 200
+        elif path.suffix == ".csv":
+            assert len(pd.read_csv(path))
+    assert {path.with_suffix(".svg") for path in report.files if path.suffix == ".png"} <= set(report.files)
+
+
+def test_same_rows_same_page(results_file, report, text, tmp_path):
+    assert write_report(results_file, tmp_path).page.read_text(encoding="utf-8") == text
+
+
+def test_markdown_beside_the_paper(cifar_rows):
+    document = reproduction(Results(pd.DataFrame.from_records(cifar_rows)), "cifar.sqlite")
+    cells = [line for line in document.splitlines() if line.startswith("| FP")]
+    assert len(cells) == 2
+    for line in cells:
+        assert len(re.findall(r"[\d.]+ \[[\d.]+, [\d.]+\]", line)) == 3
+    assert "paper 23.32" in document
+    assert "printed as 73.36" in document
+    assert re.search(r"\| `vanilla` \| AxVanDNN \| \d of 2 \|", document)
+    assert "it prints 76.19, its cells average 72.85" in document
+    assert "is 0.613" in document
+
+
+def test_markdown_without_the_papers_campaign_says_so(results):
+    document = reproduction(results, "digits.sqlite")
+    assert "no CIFAR-10 campaign" in document
+    assert re.search(r"Of \d+ healthy layers at a first check 0 had a pattern score above 0", document)
+
+
+def test_commands(results_file, tmp_path):
+    runner = CliRunner()
+    document = tmp_path / "reproduction.md"
+    found = runner.invoke(app, ["report", str(results_file), "--markdown", str(document), "--resamples", "100"])
+    assert found.exit_code == 0, found.output
+    assert document.read_text().startswith("# The paper's evaluation, repeated")
+    plan = runner.invoke(app, ["plan", "--network", "digits"])
+    assert re.search(r"conv1\s+144\s+1,152\s+1,029", plan.output)
+    assert re.search(r"unlimited\s+-\s+-\s+9,604", plan.output)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "There is no results file"), (b"no database at all" * 99, "not a results file"), (b"", "no such table")],
+)
+def test_what_is_no_results_file_is_refused(tmp_path, content, sentence):
+    path = tmp_path / "other.sqlite"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read(path)
+
+
+def test_results_of_another_version_are_refused(tmp_path):
+    path = tmp_path / "old.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE runs (key TEXT)")
+    connection.close()
+    with pytest.raises(ValueError, match="no column 'configuration'"):
+        read(path)
