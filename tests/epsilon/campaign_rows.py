@@ -52,11 +52,6 @@ def run_and_die_once(unit: Unit, *, data: str | None = None, threads: int = 1) -
     return run(unit)
 
 
-def run_and_die(unit: Unit, *, data: str | None = None, threads: int = 1) -> list[dict]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("this process is dead")
-
-
 def run_and_refuse(unit: Unit, *, data: str | None = None, threads: int = 1) -> list[dict]:
     if unit.fault.rate == 0.3:
         raise ValueError("This rate is not to be had")
