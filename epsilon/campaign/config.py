@@ -14,15 +14,17 @@ from itertools import product
 
 from epsilon import multipliers as multiplier_catalogue
 from epsilon.campaign.schema import KINDS, Technique
-from epsilon.campaign.yaml_nodes import Node, parse_yaml, read_yaml
 from epsilon.config import MAX_SIDE
 from epsilon.data import SPLITS
 from epsilon.detector import DETECTORS
 from epsilon.faults import BITS, POLARITIES, SITES
 from epsilon.repair import REPAIRS, TARGETS, get_repair
+from epsilon.yaml_nodes import Node, parse_yaml, read_yaml
 
 __all__ = ["EXAMPLE", "CampaignConfig", "load", "parse", "preset", "preset_names", "preset_text"]
 
+#: What messages call the whole.
+TITLE = "A campaign"
 #: Printed by ``epsilon campaign --example``.
 EXAMPLE = """\
 name: example
@@ -137,12 +139,12 @@ def load(path: str | os.PathLike) -> CampaignConfig:
     OSError
         When the file cannot be read.
     """
-    return _read(read_yaml(path))
+    return _read(read_yaml(path, TITLE))
 
 
 def parse(text: str, source: str) -> CampaignConfig:
     """Return the campaign of a YAML text; see ``load``."""
-    return _read(parse_yaml(text, source))
+    return _read(parse_yaml(text, source, TITLE))
 
 
 def preset_names() -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import yaml
+from epsilon.yaml_nodes import parse_yaml
 
+if TYPE_CHECKING:
     from epsilon.multipliers import Multiplier
 
 __all__ = ["NAMES", "EnergyTable", "Entry"]
@@ -32,6 +31,8 @@ NAMES = {
 }
 OPTIONAL = "multiplication"
 FIELDS = ("pj", "technology", "source")
+#: No event of an accelerator takes a microjoule.
+MOST_PJ = 1e6
 
 
 @dataclass(frozen=True)
@@ -123,49 +124,14 @@ def parse(text: str, where: str) -> dict[str, Entry]:
     ValueError
         Naming the line, and what is allowed there.
     """
-    import yaml
-
-    def refuse(node: yaml.Node, what: str) -> ValueError:
-        return ValueError(f"{where}, line {node.start_mark.line + 1}: {what}")
-
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1
-        raise ValueError(f"{where}, line {line}: this is not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML: {error}") from None
-    if root is None:
-        return {}
-
-    def members(node: yaml.Node, what: str, allowed: tuple[str, ...]) -> dict[str, yaml.Node]:
-        if not isinstance(node, yaml.MappingNode):
-            raise refuse(node, f"{what} must be a mapping with {', '.join(allowed)}")
-        found: dict[str, yaml.Node] = {}
-        for key, value in node.value:
-            if key.value not in allowed:
-                raise refuse(key, f"{what} has no {key.value!r}; it may have {', '.join(allowed)}")
-            if key.value in found:
-                raise refuse(key, f"{key.value} is given twice")
-            found[key.value] = value
-        return found
-
     entries = {}
-    for name, node in members(root, "an energy table", tuple(NAMES)).items():
-        values = members(node, name, FIELDS)
+    for name, node in parse_yaml(text, where, "An energy table").mapping(NAMES).items():
+        values = node.mapping(FIELDS)
         for field in FIELDS:
             if field not in values:
-                raise refuse(node, f"{name} needs {', '.join(FIELDS)}, and has no {field}")
-            if not isinstance(values[field], yaml.ScalarNode) or not values[field].value.strip():
-                raise refuse(values[field], f"the {field} of {name} must be {'a number' if field == 'pj' else 'text'}")
-        number = values["pj"].value
-        try:
-            pj = float(number)
-        except ValueError:
-            pj = math.nan
-        if not (math.isfinite(pj) and pj >= 0):
-            raise refuse(values["pj"], f"the pj of {name} must be a number of at least 0, not {number!r}")
-        entries[name] = Entry(pj, values["technology"].value, values["source"].value)
+                raise node.error(f"{name} needs {', '.join(FIELDS)}, and has no {field}")
+        pj = values["pj"].number(0, MOST_PJ)
+        entries[name] = Entry(pj, values["technology"].text("a text"), values["source"].text("a text"))
     return entries
 
 

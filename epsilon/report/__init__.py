@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from epsilon.report.markdown import reproduction
 from epsilon.report.page import Report, write_report
-from epsilon.report.reading import read
+from epsilon.campaign.store import read
 from epsilon.report.results import Results
 
 __all__ = ["Report", "Results", "read", "reproduction", "write_report"]

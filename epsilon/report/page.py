@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -14,7 +11,7 @@ from pathlib import Path
 from epsilon import __version__
 from epsilon.files import write_atomically
 from epsilon.report import figures
-from epsilon.report.reading import read
+from epsilon.campaign.store import metadata, read
 from epsilon.report.results import Results
 from epsilon.report.sections import Section, sections
 from epsilon.report.text import plural
@@ -141,10 +138,4 @@ Statistical Signatures. Made by epsilon {__version__} from {escape(source.name)}
 
 def _campaign_name(source: Path) -> str | None:
     """Return the name that the results file gives its campaign, where it does."""
-    with closing(sqlite3.connect(f"file:{source.resolve().as_posix()}?mode=ro", uri=True)) as connection:
-        try:
-            row = connection.execute("SELECT value FROM meta WHERE name = 'campaign'").fetchone()
-            values = json.loads(row[0]) if row else None
-        except (sqlite3.DatabaseError, ValueError):
-            return None
-    return str(values["name"]) if isinstance(values, dict) and values.get("name") else None
+    return metadata(source).get("campaign", {}).get("name")

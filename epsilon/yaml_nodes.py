@@ -15,18 +15,18 @@ __all__ = ["Node", "parse_yaml", "read_yaml"]
 KINDS = {yaml.ScalarNode: "a single value", yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping (key: value)"}
 
 
-def read_yaml(path: str | os.PathLike) -> Node:
-    """Return the root of a YAML file; raises ValueError for anything that is no YAML, OSError where it cannot be read."""
+def read_yaml(path: str | os.PathLike, title: str) -> Node:
+    """Return the root of a YAML file, which messages call ``title``; raises ValueError for anything that is no YAML, OSError where it cannot be read."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file in UTF-8") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), title)
 
 
-def parse_yaml(text: str, source: str) -> Node:
-    """Return the root of a YAML text that comes from ``source``; raises ValueError for anything that is no YAML."""
+def parse_yaml(text: str, source: str, title: str) -> Node:
+    """Return the root of a YAML text that comes from ``source`` and is a ``title``; raises ValueError for anything that is no YAML."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -39,7 +39,7 @@ def parse_yaml(text: str, source: str) -> Node:
         raise ValueError(f"{source} is nested too deeply") from None
     if root is None:
         raise ValueError(f"{source} is empty")
-    return Node(root, source)
+    return Node(root, source, title, is_root=True)
 
 
 class Node:
@@ -51,11 +51,12 @@ class Node:
     source : str
         The file, for messages.
     name : str
-        What the part is called, for messages: the keys that lead to it.
+        What the part is called, for messages: the keys that lead to it, or what the whole is.
+    is_root : bool
     """
 
-    def __init__(self, node: yaml.Node, source: str, name: str = "") -> None:
-        self._node, self._source, self.name = node, source, name
+    def __init__(self, node: yaml.Node, source: str, name: str, *, is_root: bool = False) -> None:
+        self._node, self._source, self.name, self._is_root = node, source, name, is_root
 
     @property
     def place(self) -> str:
@@ -86,7 +87,7 @@ class Node:
     def mapping(self, allowed: Iterable[str]) -> dict[str, Node]:
         """Return the parts of a mapping by their keys, none of them unknown or given twice."""
         allowed = tuple(allowed)
-        what = self.name or "A campaign"
+        what = self.name
         if not self.is_mapping:
             given = KINDS[type(self._node)]
             raise self.error(f"{what} must be a mapping with the keys {', '.join(allowed)}, not {given}")
@@ -100,7 +101,8 @@ class Node:
                 raise key.error(f"{what} has no key {given!r}{hint}; its keys are {', '.join(allowed)}")
             if key_node.value in found:
                 raise key.error(f"{what} has the key {key_node.value!r} twice")
-            found[key_node.value] = Node(value, self._source, f"{self.name}.{key_node.value}" if self.name else key_node.value)
+            path = key_node.value if self._is_root else f"{self.name}.{key_node.value}"
+            found[key_node.value] = Node(value, self._source, path)
         return found
 
     def items(self) -> list[Node]:
