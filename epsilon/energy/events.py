@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -69,16 +71,16 @@ class Events:
 
     @property
     def _counts(self) -> tuple[int, ...]:
-        return tuple(vars(self).values())  # ten times as fast as dataclasses.astuple, and done after every layer
+        return tuple(vars(self).values())  # dataclasses.astuple copies deeply
 
     def __add__(self, other: Events) -> Events:
-        return Events(*(one + two for one, two in zip(self._counts, other._counts, strict=True)))
+        return _events(map(operator.add, self._counts, other._counts))
 
     def __sub__(self, other: Events) -> Events:
-        return Events(*(one - two for one, two in zip(self._counts, other._counts, strict=True)))
+        return _events(map(operator.sub, self._counts, other._counts))
 
     def __mul__(self, times: int) -> Events:
-        return Events(*(count * times for count in self._counts))
+        return _events(count * times for count in self._counts)
 
     def per(self, images: int) -> Events:
         """Return the share of each of ``images`` images, which all did the same.
@@ -88,10 +90,12 @@ class Events:
         ValueError
             When they cannot have: a count is no multiple of the images.
         """
+        if images == 1:
+            return self
         if any(count % images for count in self._counts):
             uneven = next(f"{count} {name}" for name, count in self.describe().items() if count % images)
             raise ValueError(f"{uneven} cannot be those of {images} images that did the same")
-        return Events(*(count // images for count in self._counts))
+        return _events(count // images for count in self._counts)
 
     def describe(self) -> dict[str, int]:
         """Return the counts by name, plain JSON."""
@@ -105,6 +109,13 @@ class Events:
     def from_array(cls, counts: np.ndarray) -> Events:
         """Return the events of counts in the order of ``EVENTS``."""
         return cls(*map(int, counts))
+
+
+def _events(counts: Iterable[int]) -> Events:
+    """Return the events of counts in order, past the slow initialiser of a frozen class: this is done after every layer."""
+    made = object.__new__(Events)
+    vars(made).update(zip(EVENTS, counts, strict=True))
+    return made
 
 
 #: Names of the events, in order.
