@@ -33,20 +33,19 @@ def assert_equal(one: StreamResult, two: StreamResult):
 @pytest.fixture(scope="module")
 def digits():
     network = network_io.load("digits")
-    test = data.load("digits", "test").first(100)
+    test = data.load("digits", "test").first(60)
     return network, encode(network, test.images), test.labels
 
 
 @pytest.fixture(scope="module")
 def mnist(data_folder):
     network = network_io.load("mnist")
-    test = data.load("mnist", "test", data_folder).first(120)
+    test = data.load("mnist", "test", data_folder).first(60)
     return network, encode(network, test.images), test.labels
 
 
 def maps(network, config):
     points = fault_points(network)
-    yield FaultMap.empty()
     for seed, layers in enumerate(([points["FP1"]], [points["FP2"]], [points["FP4"]], None)):
         yield FaultMap.sample(network, config, rate=0.4, polarity="both" if seed % 2 else 1, seed=seed, layers=layers)
     yield FaultMap.sample(network, config, site="array", rate=0.3, seed=5)
