@@ -137,7 +137,8 @@ def _table1(results: Results) -> Iterator[Section]:
             f"{printed}. The average is over the cells that are there.",
             "<code>vanilla</code> is AxVanDNN, <code>mendnet</code> AxMENDNet as reconstructed here, "
             "<code>epsilon/quartile</code> the paper's repair; the line after it is the best repair that reads no golden weights, "
-            "chosen on these same rows. Networks and training differ from the paper's, so only differences between techniques compare directly.",
+            "chosen on these same rows. Networks and training differ from the paper's, so only differences between techniques "
+            "compare directly.",
         )
         yield Section(
             name,
