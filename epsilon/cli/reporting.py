@@ -76,7 +76,8 @@ def plan(
         found = _populations(network, site, 2 if polarity == "both" else 1, rows, cols)
     else:
         found = ()
-    table = new_table(f"Samples for a margin of {100 * margin:g} points at {100 * confidence:g} %", "population", "registers", "faults", "sample", "of them %")  # fmt: skip
+    title = f"Samples for a margin of error of {100 * margin:g} % at {100 * confidence:g} % confidence"
+    table = new_table(title, "population", "registers", "faults", "sample", "of them %")
     lines = []
     for each in found:
         size = sample_size(**common, population=each.faults)
@@ -88,9 +89,12 @@ def plan(
     lines.append({"population": "unlimited", "faults": None, "sample": unlimited})
     console().print(table)
     console().print(
-        f"A proportion measured on that many faults drawn at random is within {100 * margin:g} points of the whole population's with "
-        f"{100 * confidence:g} % confidence. A row's sample answers for its row alone: the sum over layers serves each layer, the row "
-        "of all of them the network. Fault maps of many stuck bits are an unlimited population of their own: then it is the number of maps.",
+        f"A proportion measured on that many faults drawn at random is within {100 * margin:g} % of the whole "
+        "population's with "
+        f"{100 * confidence:g} % confidence. A row's sample answers for its row alone: the sum over layers serves each "
+        "layer, the row "
+        "of all of them the network. Fault maps of many stuck bits are an unlimited population of their own: then it is "
+        "the number of maps.",
         soft_wrap=True,
         markup=False,
     )

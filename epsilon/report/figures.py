@@ -24,6 +24,7 @@ __all__ = [
     "exit_bars",
     "heat_map",
     "inline_svg",
+    "laid_out",
     "pareto",
     "png",
     "roc_curves",
@@ -119,7 +120,9 @@ def heat_map(table: pd.DataFrame) -> Figure:
         dark = grid[row, column] > top / 2
         text = f"{100 * line.loss:+.1f}\n[{100 * line.loss_low:+.1f}, {100 * line.loss_high:+.1f}]"
         axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
-    axes.imshow(grid, cmap="Greys", vmin=0, vmax=top, aspect="auto")
+    edges = np.arange(len(bits) + 1) - 0.5, np.arange(len(layers) + 1) - 0.5
+    axes.pcolormesh(*edges, np.nan_to_num(grid), cmap="Greys", vmin=0, vmax=top)
+    axes.invert_yaxis()
     axes.set_xticks(range(len(bits)), [f"bit {bit}" + (" (sign)" if bit == 7 else "") for bit in bits], fontsize=8)
     axes.set_yticks(range(len(layers)), layers, fontsize=8)
     axes.tick_params(length=0)
@@ -196,7 +199,10 @@ def roc_curves(roc: pd.DataFrame, scores: pd.DataFrame) -> Figure:
 def bound_points(table: pd.DataFrame, techniques: list[str]) -> Figure:
     """Draw the bounds of Eq. 8 and 9 as lines over the fault rate, and the measured rates as points with intervals."""
     figure, axes = _panels(2)
-    pairs = (("missed", "bound_missed", "faulty layers missed by a check", "Eq. 8: P_md"), ("error", "bound_error", "images answered wrong", "Eq. 9: P_error"))  # fmt: skip
+    pairs = (
+        ("missed", "bound_missed", "faulty layers missed by a check", "Eq. 8: P_md"),
+        ("error", "bound_error", "images answered wrong", "Eq. 9: P_error"),
+    )
     for place, (column, bound, label, title) in zip(axes, pairs, strict=True):
         curve = table.groupby("rate")[bound].mean()
         place.plot(curve.index, curve, color=INK, marker="_", markersize=14, linestyle="--", label="bound (mean of the rows)")
@@ -246,6 +252,13 @@ def pareto(table: pd.DataFrame, cost: str, label: str) -> Figure:
 def titled(figure: Figure, title: str) -> Figure:
     """Return the figure with a line above its panels that says which faults it is about."""
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+def laid_out(figure: Figure) -> Figure:
+    """Return the figure with its layout settled, so that it is not worked out again for every file."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return figure
 
 

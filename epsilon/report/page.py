@@ -72,7 +72,7 @@ def _section(section: Section, folder: Path, files: list[Path]) -> str:
         *(f"<p>{text}</p>" for text in section.sentences),
     ]
     for name, figure in section.figures.items():
-        drawn = figures.svg(figure, name)
+        drawn = figures.svg(figures.laid_out(figure), name)
         for path, content in ((folder / f"{name}.png", figures.png(figure)), (folder / f"{name}.svg", drawn)):
             write_atomically(path, content)
             files.append(path)
@@ -101,10 +101,13 @@ def _page(source: Path, results: Results, found: list[Section], body: str) -> st
     percent = f"{100 * results.resampler.confidence:g} %"
     how = (
         f"Intervals are at {percent}. Over several fault maps: bootstrap of maps and images, crossed "
-        f"({results.resampler.resamples:,} resamples, seed {results.resampler.seed}; of n maps n - 1 are drawn, so that few maps do not "
-        "understate the variance); with few maps an interval still reaches no further than the maps that were drawn. Where there is one "
+        f"({results.resampler.resamples:,} resamples, seed {results.resampler.seed}; of n maps n - 1 are drawn, so that "
+        "few maps do not "
+        "understate the variance); with few maps an interval still reaches no further than the maps that were drawn. "
+        "Where there is one "
         "map the interval is over images alone (a single accuracy: Wilson) and says nothing about other maps. Counts of silent "
-        "corruptions, and shares of exits, are known per run only: over maps alone. Where maps are counted in a table, those of one seed "
+        "corruptions, and shares of exits, are known per run only: over maps alone. Where maps are counted in a table, "
+        "those of one seed "
         "at one fault point count once: at a higher rate they hold the faults of the lower ones, and they are drawn together."
     )
     name = _campaign_name(source) or source.name

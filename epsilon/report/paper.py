@@ -85,8 +85,8 @@ def table1(results: Results, *, polarity: str = "1") -> pd.DataFrame:
     """Return a line per cell of Table I that the campaign has (CIFAR-10, stored weights, uniform bits), and one per average.
 
     Columns ``model``, ``short`` (multiplier), ``technique``, ``paper_technique``, ``point``, ``rate`` (NaN for the average over the
-    cells that are there), ``accuracy`` with its interval, ``paper`` (of an average: of the same cells of the paper), ``printed`` (the
-    average as the paper prints it), ``cells``, ``maps``, ``images``.
+    cells that are there), ``accuracy`` with its interval, ``paper`` (of an average: of the same cells of the paper), ``printed``
+    (the average as the paper prints it), ``cells``, ``maps``, ``images``.
     """
     rows = results.base
     rows = rows[(rows.dataset == "cifar10") & (rows.site == "storage") & (rows.bits == "uniform") & rows.bit.isna()]

@@ -60,8 +60,8 @@ class Results:
     def estimate(self, rows: pd.DataFrame, column: str = "correct") -> Estimate:
         """Return the mean over cells of a count per image, as ``correct`` or ``sdc``; the rows are of one technique.
 
-        Of ``correct`` the interval covers maps and images, of other counts maps alone (each image is known only for ``correct``), or,
-        where every cell has one map, the images.
+        Of ``correct`` the interval covers maps and images, of other counts maps alone (images are known only for ``correct``),
+        or, where every cell has one map, the images.
         """
         rates = (rows[column] / rows.images).to_numpy(float)
         known = column == "correct"
@@ -82,7 +82,7 @@ class Results:
         )
 
     def fault_free(self, rows: pd.DataFrame) -> Estimate:
-        """Return the accuracy of the same exits without faults, mean over deployments, with Wilson's interval or one over images."""
+        """Return the accuracy of the same exits without faults, mean over deployments, with Wilson's interval."""
         each = rows.drop_duplicates([*DEPLOYMENT, "correct_fault_free"])
         total = int(each.images.iloc[0])
         share = each.correct_fault_free.sum() / each.images.sum()
@@ -102,15 +102,14 @@ class Results:
         return self._mean(rows, values[first] - values[healthy], self._replicates[first] - self._replicates[healthy], signed=True)
 
     def _mean(self, rows: pd.DataFrame, values: np.ndarray, replicates: np.ndarray, *, signed: bool) -> Estimate:
-        places = pd.Series(np.arange(len(rows)), index=range(len(rows)))
-        keys = rows.reset_index(drop=True)
+        order = np.lexsort((rows.seed.to_numpy(), rows.cell.to_numpy()))
+        starts = np.flatnonzero(np.diff(rows.cell.to_numpy()[order], prepend=-1))
         cells = []
-        for _, cell in keys.sort_values("seed", kind="stable").groupby(CELL, dropna=False, sort=True):
-            at = places[cell.index].to_numpy()
-            first = cell.iloc[0]
+        for at in np.split(order, starts[1:]):
+            first = rows.iloc[at[0]]
             # Maps of the same seeds at the same place hold each other's faults, whatever rate, bit or multiplier.
-            cluster = (first.network_digest, first.site, first.point, tuple(int(seed) for seed in cell.seed))
-            cells.append(Cell(values[at], replicates[at], cluster))
+            seeds = tuple(int(seed) for seed in rows.seed.iloc[at])
+            cells.append(Cell(values[at], replicates[at], (first.network_digest, first.site, first.point, seeds)))
         return self.resampler.mean(cells, images=int(rows.images.min()), signed=signed)
 
     def _resampled_images(self) -> np.ndarray:
@@ -184,6 +183,7 @@ def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
     frame["split"] = ["test" if split is None else split for split in splits]
     frame["accuracy"] = frame.correct / frame.images
     frame["cycles"] = frame.run_cycles + frame.scan_cycles + frame.probe_cycles
+    frame["cell"] = frame.groupby(CELL, dropna=False, sort=True).ngroup()
     frame["shown"] = [multiplier_name(key) for key in frame.multiplier]
     return frame
 

@@ -74,7 +74,8 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
     for names, group in league.groupby(["site", "polarity", "bits", "network", "shown"], sort=True):
         first = group.iloc[0]
         free = sorted({interval(row, "fault_free") for _, row in group.iterrows()}, reverse=True)
-        title = f"{escape(names[3])}, {escape(names[4])}; {scenario(*names[:3])}; fault-free {' and '.join(free)} %, {first.images:,} images"
+        what = f"{escape(names[3])}, {escape(names[4])}; {scenario(*names[:3])}"
+        title = f"{what}; fault-free {' and '.join(free)} %, {first.images:,} images"
         body.append(f'<tr class="group"><th colspan="{len(head)}">{title}</th></tr>')
         for _, row in group.iterrows():
             body.append(
@@ -88,13 +89,15 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
     rows = results.base[results.base.bit.isna()]
     sentences = [
         f"Mean top-1 accuracy over all fault points and rates of each technique, every cell with the same weight: {basis(rows)}.",
-        "Differences are paired: same fault maps, same images. Silent corruptions are images whose answer is not the fault-free one "
+        "Differences are paired: same fault maps, same images. Silent corruptions are images whose answer is not the "
+        "fault-free one "
         "and nothing had been flagged till then. "
         "Golden weights: the repair reads the original weights from memory, which only a fault in a PE leaves there (site array).",
     ]
     if not league.to_fault_free_paired.all():
         sentences.append(
-            "The file has no fault-free run of some techniques: their difference to fault-free is from the two intervals, not paired, "
+            "The file has no fault-free run of some techniques: their difference to fault-free is from the two "
+            "intervals, not paired, "
             "and so wider than it had to be."
         )
     if league.energy_pj_per_image.isna().any():
@@ -122,16 +125,20 @@ def _table1(results: Results) -> Iterator[Section]:
             body.append(f"<tr><td>{model}</td><td>{escape(short)}</td><td>{escape(technique)}</td>{line}</tr>")
             notes += not np.isnan(average.paper)
         name = "table1" if polarity == "1" else "table1_sa0"
-        printed = (
-            "the paper's figure, where Table I has one, in small print below ours (no interval is printed there; SA1 only); the "
-            "average of its cells is computed here, the one it prints is named so"
-        )
+        printed = "the paper prints no table of stuck-at-0"
+        if polarity == "1":
+            printed = (
+                "the paper's figure, where Table I has one, in small print below ours (it prints no interval, and SA1 only); the "
+                "average of its cells is computed here, the one it prints is named so"
+            )
         sentences = (
             f"Top-1 accuracy on CIFAR-10, percent with its interval, under stuck-at-{polarity} faults of stored weights: "
-            f"{table.maps.max()} fault maps at most per line, {table.images.min():,} images; {printed if polarity == '1' else 'the paper prints no table of stuck-at-0'}.",
-            "<code>vanilla</code> is AxVanDNN, <code>mendnet</code> AxMENDNet as reconstructed here, <code>epsilon/quartile</code> the "
-            "paper's repair; the line after it is the best repair that reads no golden weights, chosen on these same rows. Networks "
-            "and training differ from the paper's, so only differences between techniques compare directly.",
+            f"{table.maps.max()} fault maps at most per line, {table.images.min():,} images; "
+            f"{printed}. The average is over the cells that are there.",
+            "<code>vanilla</code> is AxVanDNN, <code>mendnet</code> AxMENDNet as reconstructed here, "
+            "<code>epsilon/quartile</code> the paper's repair; the line after it is the best repair that reads no golden weights, "
+            "chosen on these same rows. Networks and training differ from the paper's, so only differences between techniques "
+            "compare directly.",
         )
         yield Section(
             name,
@@ -182,7 +189,8 @@ def _latency(results: Results, league: pd.DataFrame) -> Section:
     rows = results.base[results.base.bit.isna()]
     text = (
         "Latency (Fig. 3 of the paper) as mean cycles of the array per image, early exits, signature read-out and probes included, "
-        f"by data set and multiplier: {basis(rows)}. Cycles of the array, not the time of the emulator; the host's share is not in them."
+        f"by data set and multiplier: {basis(rows)}. Cycles of the array, not the time of the emulator; the host's share "
+        "is not in them."
     )
     return Section("latency", "Latency (Fig. 3)", (text,), _costs(league, "cycles_per_image", "cycles per image", "latency"))
 
@@ -218,7 +226,8 @@ def _pareto(results: Results, league: pd.DataFrame) -> Section:
     }
     rows = results.base[results.base.bit.isna()]
     text = (
-        f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(rows)}. Named are those that "
+        f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(rows)}. Named "
+        "are those that "
         "none of the others beats in both." + ("" if known else " The rows hold no energy, so cycles stand in for it.")
     )
     return Section("pareto", f"Accuracy and {'energy' if known else 'latency'}", (text,), drawn)
@@ -248,7 +257,8 @@ def _vulnerability(results: Results) -> Iterator[Section]:
     }
     rows = results.base[results.base.bit.notna()]
     text = (
-        f"Accuracy lost by layer and stuck bit, when that bit alone is stuck in a share of the layer's weights: {basis(rows)}. Each "
+        "Accuracy lost by layer and stuck bit, when that bit alone is stuck in a share of the layer's weights: "
+        f"{basis(rows)}. Each "
         "cell has the difference to the fault-free accuracy in points, with its interval."
     )
     yield Section("vulnerability", "Vulnerability of bits and layers", (text,), drawn, data={"vulnerability": table})
@@ -276,13 +286,15 @@ def _detector(results: Results) -> Iterator[Section]:
     maps = results.frame[results.frame.scores.notna() & (results.frame.rate > 0)].map_digest.nunique()
     healthy = found[~found.faulty]
     zero = (
-        "A healthy layer's pattern score is exactly 0, because weights are digital: no threshold from 0 up raises a false alarm, and "
+        "A healthy layer's pattern score is exactly 0, because weights are digital: no threshold from 0 up raises a "
+        "false alarm, and "
         "the curve's only other corner is the threshold below 0 that flags everything."
         if len(healthy) and (healthy.score == 0).all()
         else f"Of {len(healthy)} healthy layers {int((healthy.score > 0).sum())} have a score above 0."
     )
     text = (
-        f"The pattern detector (Eq. 6) over its thresholds, per fault rate, from the first check on each of {plural(maps, 'fault map')} "
+        "The pattern detector (Eq. 6) over its thresholds, per fault rate, from the first check on each of "
+        f"{plural(maps, 'fault map')} "
         f"({plural(len(found), 'layer')} scored). {zero} Layers of one map are not independent; the intervals are Wilson's."
     )
     yield Section(
@@ -305,8 +317,10 @@ def _bounds(results: Results) -> Iterator[Section]:
     missed = int((table.missed_low > table.bound_missed).sum())
     rows = results.base[results.base.bound_error.notna() & results.base.bit.isna()]
     text = (
-        f"The bounds of Eq. 8 and 9 beside the measured rates, per technique and fault rate: {basis(rows)}. The measured error lies "
-        f"significantly above its bound in {above} of {len(table)} lines, the missed faults in {missed} (of faulty layers that a check "
+        f"The bounds of Eq. 8 and 9 beside the measured rates, per technique and fault rate: {basis(rows)}. The measured "
+        "error lies "
+        f"significantly above its bound in {above} of {len(table)} lines, the missed faults in {missed} (of faulty "
+        "layers that a check "
         "looked at; layers of one map are not independent)."
     )
     yield Section("bounds", "Bounds of Eq. 8 and 9", (text,), drawn, data={"bounds": table})

@@ -185,7 +185,7 @@ def exit_shares(results: Results) -> pd.DataFrame:
 
 
 def scores(results: Results) -> pd.DataFrame:
-    """Return a line per layer of each first check: ``rate``, ``layer``, ``faulty``, pattern ``score`` (Eq. 6) and ``threshold`` (T_l).
+    """Return a line per layer of each first check: ``rate``, ``layer``, ``faulty``, ``score`` (Eq. 6) and ``threshold`` (T_l).
 
     Every technique that checks a fault map sees the same scores at first: a map counts once.
     """
@@ -240,7 +240,7 @@ def detector_roc(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def operating_points(found: pd.DataFrame) -> pd.DataFrame:
-    """Return per site and fault rate how many faulty layers are above T_l, and above 0 (any change of the pattern), with intervals."""
+    """Return per site and fault rate the share of faulty layers above T_l, and above 0 (any change), with intervals."""
     lines = []
     for (site, rate), group in found.groupby(["site", "rate"]):
         faulty, healthy = group[group.faulty], group[~group.faulty]

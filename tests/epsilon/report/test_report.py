@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from epsilon.cli import app
 from epsilon.report import Results, read, reproduction, write_report
 from epsilon.report.sections import sections
+from epsilon.resampling import Resampler
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -52,7 +53,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(results_file, tmp_path_factory):
-    return write_report(results_file, tmp_path_factory.mktemp("report"))
+    return write_report(results_file, tmp_path_factory.mktemp("report"), resampler=Resampler(resamples=500))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,8 @@ def test_sections_are_those_that_the_rows_support(report, frame):
 
 def test_missing_energy_is_said_and_present_energy_is_drawn(text, frame):
     assert "no energy can be given" in text
-    known = {section.name: section for section in sections(Results(frame.assign(energy_pj=frame.run_cycles * 100.0)))}
+    some, resampler = frame[frame.site == "array"], Resampler(resamples=100)
+    known = {section.name: section for section in sections(Results(some.assign(energy_pj=some.run_cycles * 100.0), resampler))}
     assert known["energy"].figures
     assert known["pareto"].title == "Accuracy and energy"
 
@@ -113,8 +115,11 @@ def test_figures_and_tables_are_beside_the_page(report):
     assert {path.with_suffix(".svg") for path in report.files if path.suffix == ".png"} <= set(report.files)
 
 
-def test_same_rows_same_page(results_file, report, text, tmp_path):
-    assert write_report(results_file, tmp_path).page.read_text(encoding="utf-8") == text
+def test_same_rows_same_page(rows, write_results, tmp_path):
+    write_results(tmp_path / "few.sqlite", [row for row in rows if row["gamma_fitted"] == 0])
+    one, two = (write_report(tmp_path / "few.sqlite", tmp_path / folder) for folder in ("one", "two"))
+    assert one.page.read_bytes() == two.page.read_bytes()
+    assert [path.read_bytes() for path in one.files] == [path.read_bytes() for path in two.files]
 
 
 def test_markdown_beside_the_paper(cifar_rows):
@@ -122,7 +127,9 @@ def test_markdown_beside_the_paper(cifar_rows):
     cells = [line for line in document.splitlines() if line.startswith("| FP")]
     assert len(cells) == 2
     for line in cells:
-        assert len(re.findall(r"[\d.]+ \[[\d.]+, [\d.]+\]", line)) == 3
+        shown = line.strip("| ").split(" | ")[1:]
+        assert len(shown) >= 2
+        assert all(re.match(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell) for cell in shown)
     assert "paper 23.32" in document
     assert "printed as 73.36" in document
     assert re.search(r"\| `vanilla` \| AxVanDNN \| \d of 2 \|", document)
