@@ -16,7 +16,7 @@ KINDS = {yaml.ScalarNode: "a single value", yaml.SequenceNode: "a list", yaml.Ma
 
 
 def read_yaml(path: str | os.PathLike, title: str) -> Node:
-    """Return the root of a YAML file, which messages call ``title``; raises ValueError for anything that is no YAML, OSError where it cannot be read."""
+    """Return the root of a YAML file, which messages call ``title``; ValueError for anything that is no YAML, OSError where it cannot be read."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def read_yaml(path: str | os.PathLike, title: str) -> Node:
 
 
 def parse_yaml(text: str, source: str, title: str) -> Node:
-    """Return the root of a YAML text that comes from ``source`` and is a ``title``; raises ValueError for anything that is no YAML."""
+    """Return the root of a YAML text that comes from ``source`` and is a ``title``; else ValueError."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 
 from epsilon import __version__
+from epsilon.campaign.store import metadata, read
 from epsilon.files import write_atomically
 from epsilon.report import figures
-from epsilon.campaign.store import metadata, read
 from epsilon.report.results import Results
 from epsilon.report.sections import Section, sections
 from epsilon.report.text import plural

@@ -123,11 +123,17 @@ ADDITION = "addition:\n  pj: 1\n  technology: 7 nm\n  source: mine\n"
     [
         ("addition: [1\n", "line 2: this is no YAML ("),
         ("- addition\n", "line 1: An energy table must be a mapping with the keys multiplication, idle_multiplication, "),
-        (ADDITION + "adition:\n  pj: 1\n", "line 5: An energy table has no key 'adition' (did you mean addition?); its keys are multiplication, "),
+        (
+            ADDITION + "adition:\n  pj: 1\n",
+            "line 5: An energy table has no key 'adition' (did you mean addition?); its keys are multiplication, ",
+        ),
         (ADDITION + ADDITION, "line 5: An energy table has the key 'addition' twice"),
         ("addition: 0.1\n", "line 1: addition must be a mapping with the keys pj, technology, source"),
         (ADDITION + "gate:\n  pj: 1\n  source: mine\n", "line 6: gate needs pj, technology, source, and has no technology"),
-        (ADDITION.replace("source", "sauce"), "line 4: addition has no key 'sauce' (did you mean source?); its keys are pj, technology, source"),
+        (
+            ADDITION.replace("source", "sauce"),
+            "line 4: addition has no key 'sauce' (did you mean source?); its keys are pj, technology, source",
+        ),
         (ADDITION.replace(": 1", ": -1"), "line 2: addition.pj must be a number from 0 to 1e+06, not '-1'"),
         (ADDITION.replace(": 1", ": .inf"), "line 2: addition.pj must be a number from 0 to 1e+06, not '.inf'"),
         (ADDITION.replace(": 1", ": [1]"), "line 2: addition.pj must be a number from 0 to 1e+06, not a list"),

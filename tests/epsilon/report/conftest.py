@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sqlite3
-from contextlib import closing
-from dataclasses import replace
-from functools import cache
-
-import numpy as np
 import pandas as pd
 import pytest
 
-from epsilon import data, network_io
-from epsilon.campaign.schema import COLUMNS
-from epsilon.config import ArrayConfig
-from epsilon.emulator import Emulator
-from epsilon.executor import encode
-from epsilon.fault_points import resolve_layers
-from epsilon.faults import FaultMap
-from epsilon.techniques import gamma_of, run_technique
+from epsilon import multipliers, network_io
+from epsilon.campaign.plan import function_digest
+from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit
+from epsilon.campaign.store import ResultStore
+from epsilon.campaign.unit import run_unit
 
-ROWS = COLS = 16
-#: Techniques of the rows: kind, repair, target, detector.
 TECHNIQUES = {
-    "vanilla": ("vanilla", None, None, None),
-    "exits": ("exits", None, None, None),
-    "epsilon/quartile": ("epsilon", "quartile", None, "exact"),
-    "epsilon/quartile/pattern": ("epsilon", "quartile", None, "pattern"),
-    "epsilon/nearest": ("epsilon", "nearest", None, "exact"),
-    "epsilon/invert/map": ("epsilon", "invert", "map", "exact"),
+    "vanilla": Technique(kind="vanilla"),
+    "exits": Technique(kind="exits"),
+    "epsilon/quartile": Technique(kind="epsilon", repair="quartile", detector="exact"),
+    "epsilon/quartile/pattern": Technique(kind="epsilon", repair="quartile", detector="pattern"),
+    "epsilon/nearest": Technique(kind="epsilon", repair="nearest", detector="exact"),
+    "epsilon/invert/map": Technique(kind="epsilon", repair="invert", target="map", detector="exact"),
 }
 
 
@@ -38,133 +25,33 @@ class Campaign:
     """Makes rows of one network on the first images of its test split."""
 
     def __init__(self, network: str, images: int, folder=None) -> None:
-        self.network = network_io.load(network)
-        self.test = data.load(self.network.metadata.get("dataset", network), "test", folder).first(images)
-        self.codes = encode(self.network, self.test.images)
-        self.fault_free = cache(self._fault_free)
-        self._scores = {}
+        self.network, self.images, self.folder = network, images, folder
+        self.digest = network_io.network_digest(network_io.load(network))
 
     def row(
-        self,
-        technique: str,
-        multiplier: str = "KVP",
-        *,
-        point="FP1",
-        rate=0.0,
-        seed=1,
-        site="storage",
-        bit=None,
-        gamma=None,
-        polarity=1,
-        scored=True,
+        self, technique: str, multiplier: str = "KVP", *, point="FP1", rate=0.0, seed=1, site="storage", bit=None, gamma=None
     ) -> dict:
-        kind, repair, target, detector = TECHNIQUES[technique]
-        config = ArrayConfig(rows=ROWS, cols=COLS, multiplier=multiplier)
-        fitted = gamma_of(self.network, config)
-        layers = None if site == "array" else resolve_layers(self.network, [point])
-        faults = FaultMap.sample(self.network, config, site=site, rate=rate, polarity=polarity, seed=seed, layers=layers)
-        if bit is not None:
-            faults = FaultMap({n: replace(r, bit=np.full(len(r), bit, np.uint8)) for n, r in faults.storage.items()})
-        used = fitted if gamma is None else gamma
-        outcome = self._run(technique, config, faults, used)
-        stream, healthy = outcome.stream, self.fault_free(kind == "vanilla", multiplier, used)
-        right = stream.predictions == self.test.labels
-        flagged = next((check.image for check in stream.events if check.flagged), len(right))
-        first = stream.events[0] if stream.events else None
-        wrong = self._wrong_layers(config, faults)
-        found = {layer for check in stream.events for layer in check.flagged}
-        chosen = {"point": point if site == "storage" else "all", "rate": rate, "seed": seed, "site": site, "bit": bit}
-        configuration = {**chosen, "technique": technique, "multiplier": multiplier, "gamma": gamma, "split": "test"}
-        text = json.dumps(
-            {**configuration, "polarity": polarity, "images": len(right), "network": self.network.name}, sort_keys=True
+        point = point if site == "storage" else "all"
+        chosen = multipliers.get(multiplier)
+        unit = Unit(
+            network=self.network,
+            network_digest=self.digest,
+            multiplier=chosen.key,
+            function=function_digest(chosen),
+            rows=16,
+            cols=16,
+            fault=FaultSpec(site=site, point=point, rate=rate, polarity=1, bits="uniform", seed=seed, bit=bit),
+            split="test",
+            images=self.images,
+            variants=((TECHNIQUES[technique], Setting(gamma=gamma)),),
         )
-        pattern = self._pattern(config, faults, used, wrong) if scored and first is not None else None
-        values = {
-            "key": hashlib.sha256(text.encode()).hexdigest()[:32],
-            "configuration": text,
-            "network": self.network.name,
-            "network_digest": network_io.network_digest(self.network),
-            "dataset": self.network.metadata.get("dataset", self.network.name),
-            "multiplier": config.multiplier.key,
-            "function": hashlib.sha256(config.multiplier.table().tobytes()).hexdigest()[:16],
-            "rows": ROWS,
-            "cols": COLS,
-            **chosen,
-            "layers": json.dumps(layers or [layer.name for layer in self.network.weighted]),
-            "polarity": str(polarity),
-            "bits": "uniform",
-            "map_digest": faults.digest,
-            "technique": technique,
-            "kind": kind,
-            "repair": repair,
-            "target": target,
-            "detector": detector,
-            "gamma": used,
-            "gamma_fitted": int(gamma is None),
-            "images": len(right),
-            "correct_fault_free": int((healthy == self.test.labels).sum()),
-            "correct": int(right.sum()),
-            "correct_bits": np.packbits(right).tobytes(),
-            "sdc": int((stream.predictions != healthy)[:flagged].sum()),
-            "faults": len(faults),
-            "layers_faulty": len(wrong),
-            "layers_detected": len(found & wrong),
-            "layers_missed": len(wrong - found) if first is not None else 0,
-            "checks": len(stream.events),
-            "first_check": first.image if first is not None else None,
-            "scores": json.dumps(pattern) if pattern is not None else None,
-            "exits": json.dumps(outcome.exits_taken),
-            "run_cycles": int(stream.run.sum()),
-            "scan_cycles": int(stream.scan.sum()),
-            "probe_cycles": int(stream.probe.sum()),
-        }
-        if rate > 0 and kind == "epsilon":
-            missed = float(np.exp(-(0.7**2) / (2 * rate)))
-            values |= {"bound_missed": missed, "bound_error": (1 - used) ** len(self.network.exits) + missed}
-        return {name: values.get(name) for name in COLUMNS}
-
-    def _run(self, technique: str, config, faults, gamma: float):
-        kind, repair, target, detector = TECHNIQUES[technique]
-        name = {"vanilla": "last-exit", "exits": "none"}.get(kind, repair)
-        options = {"target": target, "detector": detector or "exact", "lookahead": len(self.codes)}
-        return run_technique(
-            name, Emulator(config), self.network, self.codes, self.test.labels, faults=faults, gamma=gamma, **options
-        )
-
-    def _fault_free(self, vanilla: bool, multiplier: str, gamma: float) -> np.ndarray:
-        config = ArrayConfig(rows=ROWS, cols=COLS, multiplier=multiplier)
-        return self._run("vanilla" if vanilla else "exits", config, None, gamma).stream.predictions
-
-    def _wrong_layers(self, config, faults) -> set[str]:
-        used = config.multiplier.used_weight_bits
-        wrong = set()
-        for layer in self.network.weighted:
-            stuck = faults.stuck_bits(layer, config)
-            codes = layer.matrix.view(np.uint8)
-            if stuck is not None and ((((codes & ~stuck.sa0) | stuck.sa1) ^ codes) & used).any():
-                wrong.add(layer.name)
-        return wrong
-
-    def _pattern(self, config, faults, gamma: float, wrong: set[str]) -> list:
-        # The first check comes before any repair: the scores are the map's, whatever the technique.
-        key = (config.multiplier.key, faults.digest)
-        if key not in self._scores:
-            self._scores[key] = self._run("epsilon/quartile/pattern", config, faults, gamma).stream.events[0].layers
-        return [[layer.layer, int(layer.layer in wrong), layer.score, layer.threshold] for layer in self._scores[key]]
+        return run_unit(unit, data=self.folder)[0]
 
 
-def _write_results(path, rows: list[dict]) -> None:
-    """Write rows as a campaign's store does."""
-    with closing(sqlite3.connect(path)) as connection:
-        columns = ", ".join(f'"{name}" {column.type}' for name, column in COLUMNS.items())
-        connection.execute(f"CREATE TABLE runs ({columns}, PRIMARY KEY (key))")
-        connection.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(COLUMNS))})", [tuple(row.values()) for row in rows])
-        connection.commit()
-
-
-@pytest.fixture(scope="session")
-def write_results():
-    return _write_results
+def write_results(path, rows: list[dict]) -> None:
+    with ResultStore(path) as store:
+        store.begin_campaign({"name": "made by a test"}, [row["key"] for row in rows])
+        store.add(rows)
 
 
 @pytest.fixture(scope="session")
@@ -215,4 +102,4 @@ def cifar_rows(real_set) -> list[dict]:
     """MobileNet on a few CIFAR-10 images: two cells of Table I."""
     made = Campaign("mobilenet-w0.5-cifar10", 12, real_set("cifar10"))
     techniques = ("vanilla", "epsilon/quartile", "epsilon/nearest")
-    return [made.row(name, point=point, rate=0.5, scored=False) for name in techniques for point in ("FP1", "FP4")]
+    return [made.row(name, point=point, rate=0.5) for name in techniques for point in ("FP1", "FP4")]

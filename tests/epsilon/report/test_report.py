@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -12,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from epsilon.cli import app
-from epsilon.report import Results, read, reproduction, write_report
+from epsilon.report import Results, reproduction, write_report
 from epsilon.report.sections import sections
 from epsilon.resampling import Resampler
 
@@ -152,24 +151,3 @@ def test_commands(results_file, tmp_path):
     plan = runner.invoke(app, ["plan", "--network", "digits"])
     assert re.search(r"conv1\s+144\s+1,152\s+1,029", plan.output)
     assert re.search(r"unlimited\s+-\s+-\s+9,604", plan.output)
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [(None, "There is no results file"), (b"no database at all" * 99, "not a results file"), (b"", "no such table")],
-)
-def test_what_is_no_results_file_is_refused(tmp_path, content, sentence):
-    path = tmp_path / "other.sqlite"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=sentence):
-        read(path)
-
-
-def test_results_of_another_version_are_refused(tmp_path):
-    path = tmp_path / "old.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE runs (key TEXT)")
-    connection.close()
-    with pytest.raises(ValueError, match="no column 'configuration'"):
-        read(path)
