@@ -16,7 +16,7 @@ KINDS = {yaml.ScalarNode: "a single value", yaml.SequenceNode: "a list", yaml.Ma
 
 
 def read_yaml(path: str | os.PathLike, title: str) -> Node:
-    """Return the root of a YAML file, which messages call ``title``; ValueError for anything that is no YAML, OSError where it cannot be read."""
+    """Return the root of a YAML file, a ``title``; else ValueError, or OSError where it cannot be read."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")

@@ -48,7 +48,13 @@ class Campaign:
         return run_unit(unit, data=self.folder)[0]
 
 
-def write_results(path, rows: list[dict]) -> None:
+@pytest.fixture(scope="session")
+def write_results():
+    """Return a function that writes rows into a file of results."""
+    return _write
+
+
+def _write(path, rows: list[dict]) -> None:
     with ResultStore(path) as store:
         store.begin_campaign({"name": "made by a test"}, [row["key"] for row in rows])
         store.add(rows)
