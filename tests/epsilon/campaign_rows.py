@@ -62,6 +62,14 @@ def run_other_rows(unit: Unit, *, data: str | None = None, threads: int = 1) -> 
     return [row | {"key": row["key"][::-1]} for row in run(unit)]
 
 
+@lru_cache(maxsize=64)
+def _outcome(name, config, split, count, technique, faults, gamma, target=None, detector="exact"):
+    network, images = _network(name), _images(split, count)
+    codes = encode(network, images.images)
+    options = {"faults": faults, "gamma": gamma, "target": target, "detector": detector}
+    return run_technique(technique, Emulator(config), network, codes, images.labels, **options)
+
+
 def _row(unit: Unit, technique: Technique, setting: Setting) -> dict:
     network, config = _network(unit.network), ArrayConfig(rows=unit.rows, cols=unit.cols, multiplier=unit.multiplier)
     images, fault = _images(unit.split, unit.images), unit.fault
@@ -71,13 +79,9 @@ def _row(unit: Unit, technique: Technique, setting: Setting) -> dict:
     gamma = gamma_of(network, config) if setting.gamma is None else setting.gamma
     name = {"vanilla": "last-exit", "exits": "none", "epsilon": technique.repair}[technique.kind]
     more = {"target": technique.target, "detector": technique.detector or "exact"}
-    codes = encode(network, images.images)
-
-    def outcome(name: str, faults: FaultMap | None, **more: str | None):
-        return run_technique(name, Emulator(config), network, codes, images.labels, faults=faults, gamma=gamma, **more)
-
     exits = "last-exit" if name == "last-exit" else "none"
-    found, golden, faulty = outcome(name, faults, **more), outcome(exits, None), outcome(exits, faults)
+    found = _outcome(unit.network, config, unit.split, unit.images, name, faults, gamma, *more.values())
+    golden, faulty = (_outcome(unit.network, config, unit.split, unit.images, exits, each, gamma) for each in (None, faults))
     right = found.stream.predictions == images.labels
     values = {
         "key": unit.key(technique, setting),
