@@ -7,10 +7,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from amaranth.back import rtlil
 from amaranth.hdl import Value
 from amaranth.hdl._nir import CombinationalCycle
 
+from hdl.shared import to_rtlil
 from sim.lanes.gates import BITWISE, ONE, ZERO, Graph, UnsupportedDesign, blast
 
 __all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_netlist"]
@@ -125,9 +125,8 @@ def read_netlist(
     UnsupportedDesign
         For a latch, a combinational loop, a second clock, and any cell that is not known.
     """
-    signals = {port: (Value.cast(signal), None) for port, signal in ports.items()}
     try:
-        text = rtlil.convert(component, name=name, platform=platform, ports=signals, emit_src=False)
+        text = to_rtlil(component, name, ports, platform=platform, apart=frozenset(shared or ()))
     except CombinationalCycle as error:
         raise UnsupportedDesign(f"{name} has a combinational loop: {error}") from None
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n" + PASSES.format(top=name)
