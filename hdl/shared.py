@@ -84,7 +84,7 @@ def to_rtlil(component, name: str, ports: Mapping[str, object], *, platform: Sha
 
     text = [convert(component, name, ports)]
     done = set(apart)
-    while platform is not None and (missing := [module for module in platform.components if module not in done]):
+    while isinstance(platform, SharedModules) and (missing := [module for module in platform.components if module not in done]):
         for module in missing:
             part = platform.components[module]
             text.append(convert(part, module, named_ports(part)))

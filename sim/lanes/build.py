@@ -85,6 +85,7 @@ def _key(config: ArrayConfig, nets: bool) -> str:
     names = (
         "build",
         "gates",
+        "names",
         "netlist",
         "plan",
         "emitter",
