@@ -8,8 +8,57 @@ from amaranth.lib.wiring import In, Out
 from epsilon.config import ArrayConfig
 from hdl.pe import PSUM_BITS
 from hdl.sequencer import VectorTag
+from hdl.shared import place_shared
 
-__all__ = ["Accumulators"]
+__all__ = ["AccumulatorColumn", "Accumulators"]
+
+COLUMN_MODULE = "accumulator_column"
+
+
+class AccumulatorColumn(wiring.Component):
+    """The adder and the memory of one column; all columns do the same in a cycle.
+
+    Members
+    -------
+    psum : signed(32), from the array.
+    read_address, read_enable : the word to add to the present ``psum``, in the next cycle.
+    first : the sum is the one of the last cycle's ``psum`` alone.
+    write_address, write_enable : where this cycle's sum goes.
+    total : signed(32), the sum for the last cycle's ``psum``.
+    """
+
+    def __init__(self, config: ArrayConfig):
+        self._config = config
+        address = range(config.accumulator_depth)
+        super().__init__(
+            {
+                "psum": In(signed(PSUM_BITS)),
+                "read_address": In(address),
+                "read_enable": In(1),
+                "first": In(1),
+                "write_address": In(address),
+                "write_enable": In(1),
+                "total": Out(signed(PSUM_BITS)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=signed(PSUM_BITS), depth=self._config.accumulator_depth, init=[])
+        write = memory.write_port()
+        # Transparent: consecutive tiles of a single vector use the same word in consecutive cycles.
+        read = memory.read_port(transparent_for=[write])
+        psum = Signal(signed(PSUM_BITS))
+        m.d.sync += psum.eq(self.psum)
+        m.d.comb += [
+            read.addr.eq(self.read_address),
+            read.en.eq(self.read_enable),
+            write.addr.eq(self.write_address),
+            write.en.eq(self.write_enable),
+            self.total.eq(psum + Mux(self.first, 0, read.data)),
+            write.data.eq(self.total),
+        ]
+        return m
 
 
 class Accumulators(wiring.Component):
@@ -34,27 +83,25 @@ class Accumulators(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         depth = self._config.accumulator_depth
-        m.submodules.memory = memory = Memory(shape=self._shape, depth=depth, init=[])
-        write = memory.write_port()
-        # Transparent: consecutive tiles of a single vector use the same word in consecutive cycles.
-        read = memory.read_port(transparent_for=[write])
-
         following = Signal(range(depth))
         index = Signal(range(depth))
-        m.d.comb += [index.eq(Mux(self.tag.start, 0, following)), read.addr.eq(index), read.en.eq(self.tag.valid)]
+        m.d.comb += index.eq(Mux(self.tag.start, 0, following))
         with m.If(self.tag.valid):
             m.d.sync += following.eq(Mux(index == depth - 1, 0, index + 1))
 
         tag = Signal(VectorTag)
-        psums = Signal(self._shape)
         written = Signal(range(depth))
-        m.d.sync += [tag.eq(self.tag), psums.eq(self.psums), written.eq(index)]
-        for total, psum, kept in zip(self.o, psums, read.data, strict=True):
-            m.d.comb += total.eq(psum + Mux(tag.first, 0, kept))
-        m.d.comb += [
-            self.o_valid.eq(tag.valid & tag.last),
-            write.en.eq(tag.valid & ~tag.last),
-            write.addr.eq(written),
-            write.data.eq(self.o),
-        ]
+        m.d.sync += [tag.eq(self.tag), written.eq(index)]
+        m.d.comb += self.o_valid.eq(tag.valid & tag.last)
+        for c in range(self._config.cols):
+            column = place_shared(m, platform, f"column_{c}", COLUMN_MODULE, lambda: AccumulatorColumn(self._config))
+            m.d.comb += [
+                column.psum.eq(self.psums[c]),
+                column.read_address.eq(index),
+                column.read_enable.eq(self.tag.valid),
+                column.first.eq(tag.first),
+                column.write_address.eq(written),
+                column.write_enable.eq(tag.valid & ~tag.last),
+                self.o[c].eq(column.total),
+            ]
         return m

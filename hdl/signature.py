@@ -9,8 +9,54 @@ from epsilon.config import ArrayConfig
 from hdl.layouts import Command, ScanRecord, WeightWord
 from hdl.pe import ChainWord
 from hdl.sequencer import ScanTag
+from hdl.shared import place_shared
 
-__all__ = ["SignatureUnit"]
+__all__ = ["SignatureColumn", "SignatureUnit"]
+
+COLUMN_MODULE = "signature_column"
+
+
+class SignatureColumn(wiring.Component):
+    """The counters of one column.
+
+    Members
+    -------
+    weight : the code that leaves the column.
+    counted : it belongs to the layer.
+    valid, last_row : a row leaves; it is the tile's last one, after which counting starts anew.
+    quartiles : the codes that the record counts against.
+    record : ScanRecord with this row.
+    """
+
+    def __init__(self):
+        super().__init__(
+            {
+                "weight": In(8),
+                "counted": In(1),
+                "valid": In(1),
+                "last_row": In(1),
+                "quartiles": In(data.ArrayLayout(8, 3)),
+                "record": Out(ScanRecord),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        record = self.record
+        so_far = Signal(ScanRecord)
+        weight = self.weight.as_signed()
+        m.d.comb += record.eq(so_far)
+        with m.If(self.counted):
+            m.d.comb += [
+                record.zeros.eq(so_far.zeros + (weight == 0)),
+                record.total.eq(so_far.total.as_signed() + weight),
+                record.squares.eq(so_far.squares + (weight * weight).as_unsigned()),
+            ]
+            for count, before, quartile in zip(record.at_most, so_far.at_most, self.quartiles, strict=True):
+                m.d.comb += count.eq(before + (weight <= quartile.as_signed()))
+        with m.If(self.valid):
+            m.d.sync += so_far.eq(Mux(self.last_row, 0, record))
+        return m
 
 
 class SignatureUnit(wiring.Component):
@@ -71,23 +117,17 @@ class SignatureUnit(wiring.Component):
             m.d.sync += row.eq(Mux(row == 0, rows - 1, row - 1))
 
         for c in range(cols):
-            word, record = self.words[c], self.record[c]
+            word = self.words[c]
+            column = place_shared(m, platform, f"column_{c}", COLUMN_MODULE, SignatureColumn)
             m.d.comb += [
                 self.readback[c].weight.eq(word.weight),
                 self.readback[c].invert.eq(word.invert),
                 self.readback[c].bypass.eq(word.bypass),
+                column.weight.eq(word.weight),
+                column.counted.eq(counted & (c < command.cols)),
+                column.valid.eq(self.scan.valid),
+                column.last_row.eq(last_row),
+                column.quartiles.eq(command.quartiles),
+                self.record[c].eq(column.record),
             ]
-            so_far = Signal(ScanRecord, name=f"so_far_{c}")
-            weight = word.weight.as_signed()
-            m.d.comb += record.eq(so_far)
-            with m.If(counted & (c < command.cols)):
-                m.d.comb += [
-                    record.zeros.eq(so_far.zeros + (weight == 0)),
-                    record.total.eq(so_far.total.as_signed() + weight),
-                    record.squares.eq(so_far.squares + (weight * weight).as_unsigned()),
-                ]
-                for count, before, quartile in zip(record.at_most, so_far.at_most, command.quartiles, strict=True):
-                    m.d.comb += count.eq(before + (weight <= quartile.as_signed()))
-            with m.If(self.scan.valid):
-                m.d.sync += so_far.eq(Mux(last_row, 0, record))
         return m

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from amaranth.back import rtlil
-from amaranth.hdl import Shape, Value
+from amaranth.hdl import Shape
 from amaranth.lib import wiring
 
 from epsilon.config import ArrayConfig
 from epsilon.files import write_atomically
 from hdl.accelerator import EpsilonAccelerator, accelerator_signature
-from hdl.array import PE_MODULE, SharedModules, SystolicArray
-from hdl.pe import ProcessingElement
+from hdl.shared import SharedModules, named_ports, to_rtlil
 
 __all__ = ["AXI_NAMES", "TOP_MODULE", "export", "generate", "generate_component", "named_ports", "port_widths"]
 
@@ -29,7 +27,8 @@ def generate(config: ArrayConfig) -> str:
     """Return the accelerator as Verilog-2001 text, with AXI4-Stream names.
 
     The ports of a stream ``s`` are ``s_tdata``, ``s_tvalid``, ``s_tready``; the others are ``clk``, ``rst`` (synchronous), ``busy``
-    and ``cycles``. The processing element is one module with as many instances as there are PEs.
+    and ``cycles``. The processing element is one module, instantiated ``rows`` times by the module of a column, of which there
+    are ``cols`` instances; so the text grows with rows + cols.
 
     Raises
     ------
@@ -41,18 +40,15 @@ def generate(config: ArrayConfig) -> str:
         f"// EPSILON accelerator, {config.rows} x {config.cols}, {config.multiplier.key} ({config.level}), "
         f"configuration {config.digest}\n"
     )
-    return header + _convert(ProcessingElement(config), PE_MODULE) + _convert(EpsilonAccelerator(config), TOP_MODULE, AXI_NAMES)
+    return header + _convert(EpsilonAccelerator(config), TOP_MODULE, AXI_NAMES)
 
 
 def generate_component(component: wiring.Component, name: str) -> str:
     """Return one part of the accelerator as Verilog-2001 text: a module ``name`` whose ports are the component's members.
 
-    Registers add the ports ``clk`` and ``rst``. With an array comes the module of its processing elements.
+    Registers add the ports ``clk`` and ``rst``. With it come the modules that it refers to.
     """
-    text = _convert(component, name)
-    if isinstance(component, SystolicArray):
-        text = _convert(ProcessingElement(component.config), PE_MODULE) + text
-    return text
+    return _convert(component, name)
 
 
 def export(config: ArrayConfig, path: str | os.PathLike) -> None:
@@ -69,16 +65,9 @@ def port_widths(config: ArrayConfig) -> dict[str, int]:
     }
 
 
-def named_ports(component: wiring.Component, names: Mapping[str, str] | None = None) -> dict:
-    """Return a component's signals by port name; ``names`` replaces parts of the names, as ``AXI_NAMES`` does."""
-    names = names or {}
-    return {"_".join(names.get(part, part) for part in path): signal for path, _, signal in component.signature.flatten(component)}
-
-
 def _convert(component: wiring.Component, name: str, names: Mapping[str, str] | None = None) -> str:
-    """Return a component as Verilog; ``names`` replaces parts of the ports' names."""
-    ports = {port: (Value.cast(signal), None) for port, signal in named_ports(component, names).items()}
-    text = rtlil.convert(component, name=name, platform=SharedModules(), ports=ports, emit_src=False)
+    """Return a component and the modules that it refers to as Verilog; ``names`` replaces parts of the ports' names."""
+    text = to_rtlil(component, name, named_ports(component, names), platform=SharedModules())
     # Clock enables and resets become part of their flip-flops: shorter text, half the work for a simulator.
     passes = "proc; opt_expr; opt_merge; opt_clean; opt_dff; opt_clean; write_verilog -norename -noattr"
     script = "\n".join(["read_rtlil <<rtlil", text, "rtlil", *passes.split("; "), ""])

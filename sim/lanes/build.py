@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,15 +32,16 @@ class BuiltAccelerator:
 def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[str, dict]:
     """Return the C text of an accelerator, and the facts about it that are needed to use it."""
     from hdl.accelerator import EpsilonAccelerator
-    from hdl.array import PE_MODULE, SharedModules
+    from hdl.array import PE_MODULE
     from hdl.pe import ProcessingElement
-    from hdl.verilog import AXI_NAMES, TOP_MODULE, named_ports
+    from hdl.shared import SharedModules, named_ports
+    from hdl.verilog import AXI_NAMES, TOP_MODULE
     from sim.lanes.generator import generate
     from sim.lanes.netlist import read_netlist
 
-    platform = SharedModules()
     pe = ProcessingElement(config)
-    shared = {PE_MODULE: read_netlist(pe, PE_MODULE, named_ports(pe), platform=platform, literal=nets)}
+    platform = SharedModules({PE_MODULE: pe})
+    shared = {PE_MODULE: read_netlist(pe, PE_MODULE, named_ports(pe), literal=nets)}
     top = EpsilonAccelerator(config)
     netlist = read_netlist(top, TOP_MODULE, named_ports(top, AXI_NAMES), platform=platform, shared=shared)
     varying = {"weights_tdata", "activations_tdata"} | ({"faults_tdata"} if config.fault_injection else set())
@@ -49,7 +51,7 @@ def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[st
     defines.append(f"#define HAVE_FAULTS {int(config.fault_injection)}")
     instances = {}
     for name, number in generated.instances.items():
-        row, col = name.rpartition("pe_")[2].split("_")
+        col, row = re.search(r"column_(\d+)\.pe_(\d+)$", name).groups()
         instances[f"{row},{col}"] = number
     facts = {"instances": instances, "net_names": generated.net_names.get(PE_MODULE, [])}
     return generated.source + "\n".join(defines) + "\n", facts
@@ -83,6 +85,7 @@ def _key(config: ArrayConfig, nets: bool) -> str:
     names = (
         "build",
         "gates",
+        "names",
         "netlist",
         "plan",
         "emitter",

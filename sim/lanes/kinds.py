@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sim.lanes.emitter import Emitter, reuse_operands
 from sim.lanes.gates import ONE, UnsupportedDesign
+from sim.lanes.names import name_nets
 from sim.lanes.netlist import Netlist, Register
 from sim.lanes.plan import Varying, next_state
 
@@ -94,7 +96,15 @@ class Kind:
         return sorted(node for node in used if self.varying(node) and graph.op[node] != "const")
 
     def net_names(self) -> list[str]:
-        return [self.netlist.names.get(node, f"enable/{node}") for node in self.nets()]
+        """Return the names of ``nets``: of the hardware description, or by the net or register whose logic they are part of."""
+        given = self.netlist.names
+        goals = [
+            (re.sub(r"(\[\d+\])?$", r".d\1", given.get(q, update.register.name), count=1), value)
+            for update in self.updates
+            for q, value in zip(update.register.q, update.values, strict=True)
+        ]
+        names = name_nets(self.netlist.graph, given, goals)
+        return [names[node] for node in self.nets()]
 
     def _place(self, *, guarded: bool) -> None:
         for update in self.updates:

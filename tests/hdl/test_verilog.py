@@ -110,7 +110,15 @@ def test_one_module_of_the_processing_element(exported):
     modules = re.findall(r"^module (\S+?)\(", text, flags=re.MULTILINE)
     assert len(modules) == len(set(modules))
     assert {"processing_element", verilog.TOP_MODULE} <= set(modules)
-    assert len(re.findall(r"^  processing_element ", text, flags=re.MULTILINE)) == CONFIGS[name].pes
+    check_instances(CONFIGS[name], text)
+
+
+def check_instances(config, text):
+    """A PE is instantiated once per row by the module of a column, and that once per column."""
+    modules = re.findall(r"^  (\w+) ", text[text.index("module processing_column(") :].partition("endmodule")[0], flags=re.MULTILINE)
+    assert modules.count("processing_element") == config.rows
+    for module, count in {"processing_element": config.rows, "processing_column": config.cols, "accumulator_column": config.cols}.items():
+        assert len(re.findall(rf"^  {module} ", text, flags=re.MULTILINE)) == count
 
 
 def test_ports(exported):
@@ -161,8 +169,9 @@ def test_deterministic():
 
 
 def check_shape(rows, cols):
-    text = verilog.generate(ArrayConfig(rows=rows, cols=cols, accumulator_depth=2))
-    assert len(re.findall(r"^  processing_element ", text, flags=re.MULTILINE)) == rows * cols
+    config = ArrayConfig(rows=rows, cols=cols, accumulator_depth=2)
+    text = verilog.generate(config)
+    check_instances(config, text)
     lint(text)
 
 

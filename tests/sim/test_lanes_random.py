@@ -1,10 +1,10 @@
-"""Random small Amaranth modules (registers, memories, arithmetic, resets, enables, submodules), lane by lane."""
+"""Random small Amaranth modules (registers, memories, muxes, arithmetic, resets, enables, submodules), lane by lane."""
 
 import random
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, EnableInserter, Module, Mux, ResetInserter, Signal, Value, signed, unsigned
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
@@ -45,6 +45,7 @@ class RandomModule(Elaboratable):
             pool.append(wire)
         pool += self._memory(m, "unseen", pool, transparent=False) + self._memory(m, "seen", pool, transparent=True)
         pool.append(self._fifo(m, pool))
+        pool += [self._controlled(m, f"controlled{index}", pool, controls) for index, controls in enumerate((scalars, pool))]
         for register in registers:
             self._assign(m, m.d.sync, register, pool, scalars)
         # A delay line, its first stage with a reset of its own.
@@ -112,12 +113,26 @@ class RandomModule(Elaboratable):
         ]
         return Mux(fifo.r_rdy, fifo.r_data, 0)
 
+    def _controlled(self, m: Module, name: str, pool: list, controls: list) -> Value:
+        """Return a register of a submodule with an enable and a reset of its own, either of which may go before the other."""
+        part = Module()
+        register = self._register(name)
+        part.d.sync += register.eq(register + self._expression(pool, 1))
+        enable, reset = Signal(name=f"{name}_enable"), Signal(name=f"{name}_reset")
+        m.d.comb += [enable.eq(self._expression(controls, 1).any()), reset.eq(self._expression(controls, 1).all())]
+        inserters = [EnableInserter(enable), ResetInserter(reset)]
+        self._random.shuffle(inserters)
+        for inserter in inserters:
+            part = inserter(part)
+        m.submodules[name] = part
+        return register
+
     def _expression(self, pool: list, depth: int) -> Value:
         rng = self._random
         if depth == 0:
             return rng.choice(pool)
         x, y = self._expression(pool, depth - 1), self._expression(pool, rng.randrange(depth))
-        match rng.randrange(18):
+        match rng.randrange(25):
             case 0:
                 return x + y
             case 1:
@@ -152,6 +167,20 @@ class RandomModule(Elaboratable):
                 return x.as_signed() >> y[:2]
             case 16:
                 return x.bit_select(y[:3], 2)
+            case 17:
+                return x.word_select(y[:2], 3)
+            case 18:
+                return x != y
+            case 19:
+                return Mux(x > y, x, y)
+            case 20:
+                return Mux(x <= y, x, y)
+            case 21:
+                return abs(x)
+            case 22:
+                return x.any().replicate(3) ^ y
+            case 23:
+                return x.as_unsigned().rotate_left(rng.randrange(4)) & (y.bool() | y.xor())
             case _:
                 return x[len(x) // 2 :]
 

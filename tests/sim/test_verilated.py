@@ -221,7 +221,7 @@ def test_waves(arrays, tmp_path):
         assert np.array_equal(getattr(traced, name), getattr(straight, name))
     text = path.read_text()
     header, _, changes = text.partition("$enddefinitions $end")
-    for name in ("clk", "results_tdata", "pe_0_0", "swap", "vectors_left", "so_far_0"):
+    for name in ("clk", "results_tdata", "pe_0", "column_0", "swap", "vectors_left", "so_far"):
         assert name in header, name
     # A time stamp for each half of a clock cycle at least.
     assert changes.count("\n#") >= 2 * traced.clock_cycles
