@@ -123,10 +123,11 @@ class Emitter:
         for one, other, third in ((x, y, z), (x, z, y), (y, z, x)):
             if (half := graph.known_xor(one, other)) is not None:
                 return half, one, third
-            if graph.op[one] == "not" and (half := graph.known_xor(graph.args[one][0], other)) is not None:
-                return half, third, other
-            if graph.op[other] == "not" and (half := graph.known_xor(one, graph.args[other][0])) is not None:
-                return half, third, one
+            for inverted, plain in ((one, other), (other, one)):
+                if graph.op[inverted] != "not" or not self.varying(inverted):
+                    continue
+                if (half := graph.known_xor(graph.args[inverted][0], plain)) is not None:
+                    return half, third, plain
         return None
 
     def _expression(self, node: int, vector: bool) -> str:

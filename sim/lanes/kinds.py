@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from sim.lanes.emitter import Emitter, reuse_operands
@@ -27,6 +28,8 @@ class Kind:
     An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where its registers are.
     The first ``hot`` vectors are used in every cycle; the others, which change under a guard, are kept elsewhere.
     What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
+    Some scalars are flags (``flags``; ``flag_at`` by node of a register): whether the last edge may have changed the register. What
+    reads only registers and ports that have not changed is not computed again.
 
     Parameters
     ----------
@@ -67,6 +70,13 @@ class Kind:
         self.hot = max(len(self.init), 1)
         self.init += [0] * (self.hot - len(self.init))
         self._place(guarded=True)
+        self.flag_at: dict[int, int] = {}
+        self.flags: list[int] = []
+        for update in self.updates:
+            if varying.any(update.register.q):
+                self.flags.append(len(self.bit_init))
+                self.flag_at.update(dict.fromkeys(update.register.q, len(self.bit_init)))
+                self.bit_init.append(1)
         self.vector_ports = [port for port, nodes in sorted(netlist.inputs.items()) if varying.any(nodes)]
         self.bit_ports = [port for port in sorted(netlist.inputs) if port not in self.vector_ports and port != "clk"]
         for port, nodes in netlist.outputs.items():
@@ -136,6 +146,7 @@ class Kind:
         arguments = ["V *__restrict s", "V *__restrict g", "uint8_t *__restrict b"]
         arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
         arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
+        arguments += [f"const uint8_t c_{port}" for port in self.vector_ports]
         refresh, renew = (
             f"static void refresh_{self.name}(V *__restrict s, V *__restrict g)",
             f"static void {self.name}({', '.join(arguments)})",
@@ -195,23 +206,43 @@ class Kind:
                     scalar_stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
         changed = {update.guard for update in self.updates if update.guard != ONE and self._feeds_kept(update.register)}
         guard_names = {update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)}
-        always = [value for update in self.updates if update.guard == ONE for value in update.values]
-        emitter.prepare(always)
+        # The flags as the last edge has left them.
+        body += [f"const uint8_t c{flag} = b[{flag}];" for flag in self.flags]
         for group in self._groups():
-            guards = {update.guard for update in group}
-            if guards == {ONE}:
-                self._store(emitter, group, body, guard_names)
-                continue
-            inner = emitter.inner()
-            inner.prepare([value for update in group for value in update.values])
-            self._store(inner, group, inner.lines, guard_names)
-            condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
-            body += [f"if ({condition}) {{", *inner.lines, "}"]
+            for update in group:
+                flag = guard_names[update.guard] if update.guard != ONE else self._may_change(update, alone=len(group) == 1)
+                scalar_stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {flag};")
+        for guards, run in itertools.groupby(self._groups(), key=lambda group: {update.guard for update in group}):
+            groups = list(run) if guards == {ONE} else None
+            for part in [groups] if groups else [[group] for group in run]:
+                inner = emitter.inner()
+                inner.prepare([value for group in part for update in group for value in update.values])
+                for group in part:
+                    self._store(inner, group, inner.lines, guard_names)
+                if guards == {ONE}:
+                    flags = [self._may_change(update, alone=len(group) == 1) for group in part for update in group]
+                    condition = " | ".join(dict.fromkeys(flags))
+                else:
+                    condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
+                body += [f"if ({condition}) {{", *inner.lines, "}"]
         if changed:
             arguments = "s, g, sa0, sa1" if force else "s, g"
             call = f"{'forced_' if force else ''}refresh_{self.name}({arguments});"
             body.append(f"if ({' | '.join(guard_names[guard] for guard in sorted(changed))}) {call}")
         return "\n".join([head + " {", *body, *scalar_stores, "}"])
+
+    def _may_change(self, update: _Update, *, alone: bool) -> str:
+        """Return the C expression of whether a register without a guard may change, from the flags of what it reads."""
+        graph = self.netlist.graph
+        flags = set()
+        for node in self._sources(update):
+            if node in self.flag_at:
+                flags.add(f"c{self.flag_at[node]}")
+            elif not self.varying(node):
+                return "1"
+            else:
+                flags.add(f"c_{graph.args[node][1]}")
+        return " | ".join(sorted(flags)) if alone and flags else "1"
 
     def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], guard_names: dict[int, str]) -> None:
         """Emit the new values of registers that read each other: all are computed before the first is written."""
