@@ -28,8 +28,9 @@ class Kind:
     An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where its registers are.
     The first ``hot`` vectors are used in every cycle; the others, which change under a guard, are kept elsewhere.
     What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
-    Some scalars are flags (``flags``; ``flag_at`` by node of a register): whether the last edge may have changed the register. What
-    reads only registers and ports that have not changed is not computed again.
+    Some scalars are flags (``flags``; ``flag_at`` by node of a register): whether the last edge may have changed the register; for one
+    with a guard another says whether anything that it reads may have changed since it last took it (``_waiting``). What reads only
+    registers and ports that have not changed is not computed again.
 
     Parameters
     ----------
@@ -76,6 +77,12 @@ class Kind:
             if varying.any(update.register.q):
                 self.flags.append(len(self.bit_init))
                 self.flag_at.update(dict.fromkeys(update.register.q, len(self.bit_init)))
+                self.bit_init.append(1)
+        self._waiting: dict[int, int] = {}
+        for update in self.updates:
+            if update.guard != ONE and varying.any(update.register.q):
+                self._waiting[id(update)] = len(self.bit_init)
+                self.flags.append(len(self.bit_init))
                 self.bit_init.append(1)
         self.vector_ports = [port for port, nodes in sorted(netlist.inputs.items()) if varying.any(nodes)]
         self.bit_ports = [port for port in sorted(netlist.inputs) if port not in self.vector_ports and port != "clk"]
@@ -204,35 +211,49 @@ class Kind:
             if not self.varying.any(update.register.q):
                 for q, value in zip(update.register.q, update.values, strict=True):
                     scalar_stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
-        changed = {update.guard for update in self.updates if update.guard != ONE and self._feeds_kept(update.register)}
-        guard_names = {update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)}
+        updates = [update for group in self._groups() for update in group]
         # The flags as the last edge has left them.
         body += [f"const uint8_t c{flag} = b[{flag}];" for flag in self.flags]
+        when: dict[int, str] = {}
         for group in self._groups():
             for update in group:
-                flag = guard_names[update.guard] if update.guard != ONE else self._may_change(update, alone=len(group) == 1)
-                scalar_stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {flag};")
-        for guards, run in itertools.groupby(self._groups(), key=lambda group: {update.guard for update in group}):
-            groups = list(run) if guards == {ONE} else None
-            for part in [groups] if groups else [[group] for group in run]:
+                when[id(update)] = self._when(update, emitter, scalar_stores, alone=len(group) == 1)
+                scalar_stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
+        free = {id(update) for update in updates if update.guard == ONE}
+        for always, run in itertools.groupby(self._groups(), key=lambda group: {id(update) for update in group} <= free):
+            for part in [list(run)] if always else [[group] for group in run]:
                 inner = emitter.inner()
-                inner.prepare([value for group in part for update in group for value in update.values])
+                members = [update for group in part for update in group]
+                inner.prepare([value for update in members for value in update.values])
                 for group in part:
-                    self._store(inner, group, inner.lines, guard_names)
-                if guards == {ONE}:
-                    flags = [self._may_change(update, alone=len(group) == 1) for group in part for update in group]
-                    condition = " | ".join(dict.fromkeys(flags))
-                else:
-                    condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
+                    self._store(inner, group, inner.lines, when)
+                condition = " | ".join(sorted({when[id(update)] for update in members}))
                 body += [f"if ({condition}) {{", *inner.lines, "}"]
+        changed = {when[id(update)] for update in updates if update.guard != ONE and self._feeds_kept(update.register)}
         if changed:
             arguments = "s, g, sa0, sa1" if force else "s, g"
             call = f"{'forced_' if force else ''}refresh_{self.name}({arguments});"
-            body.append(f"if ({' | '.join(guard_names[guard] for guard in sorted(changed))}) {call}")
+            body.append(f"if ({' | '.join(sorted(changed))}) {call}")
         return "\n".join([head + " {", *body, *scalar_stores, "}"])
 
-    def _may_change(self, update: _Update, *, alone: bool) -> str:
-        """Return the C expression of whether a register without a guard may change, from the flags of what it reads."""
+    def _when(self, update: _Update, emitter: Emitter, stores: list[str], *, alone: bool) -> str:
+        """Return the C expression of whether a register is renewed; add what becomes of the flag that this needs."""
+        may_change = self._may_change(update) if alone else "1"
+        if update.guard == ONE:
+            return may_change
+        guard = emitter.scalar(update.guard)
+        if may_change == "1":
+            return guard
+        flag = self._waiting[id(update)]
+        emitter.lines += [
+            f"const uint8_t waiting{flag} = c{flag} | {may_change};",
+            f"const uint8_t renewed{flag} = {guard} & waiting{flag};",
+        ]
+        stores.append(f"b[{flag}] = waiting{flag} & ({guard} ^ 1);")
+        return f"renewed{flag}"
+
+    def _may_change(self, update: _Update) -> str:
+        """Return the C expression of whether the last edge may have changed something that a register reads."""
         graph = self.netlist.graph
         flags = set()
         for node in self._sources(update):
@@ -242,9 +263,9 @@ class Kind:
                 return "1"
             else:
                 flags.add(f"c_{graph.args[node][1]}")
-        return " | ".join(sorted(flags)) if alone and flags else "1"
+        return " | ".join(sorted(flags)) or "1"
 
-    def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], guard_names: dict[int, str]) -> None:
+    def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], when: dict[int, str]) -> None:
         """Emit the new values of registers that read each other: all are computed before the first is written."""
         stores = []
         several = len({update.guard for update in group}) > 1
@@ -258,7 +279,7 @@ class Kind:
                 else:
                     own.append(f"{self.at(q)} = {stuck(q, expression)};")
             if several and update.guard != ONE:
-                own = [f"if ({guard_names[update.guard]}) {{", *own, "}"]
+                own = [f"if ({when[id(update)]}) {{", *own, "}"]
             stores += own
         lines += stores
 
