@@ -47,6 +47,8 @@ def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[st
     varying = {"weights_tdata", "activations_tdata"} | ({"faults_tdata"} if config.fault_injection else set())
     generated = generate(netlist, varying, shared, forced=frozenset(shared) if nets else frozenset())
     defines = [f"#define PLACE_{name} {port.place}" for name, port in generated.ports.items()]
+    inputs = [port for port in generated.ports.values() if port.changed is not None]
+    defines += [f"#define CHANGED_{port.name} {port.changed}" for port in inputs]
     defines += [f"#define BYTES_{name} {size}" for name, size in beat_bytes(config).items()]
     defines.append(f"#define HAVE_FAULTS {int(config.fault_injection)}")
     instances = {}

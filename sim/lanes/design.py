@@ -40,7 +40,13 @@ class LaneDesign:
 
     def _scalars(self, name: str) -> np.ndarray:
         port = self.ports[name]
-        return np.frombuffer((ctypes.c_uint8 * port.width).from_address(self._bits + port.place), dtype=np.uint8)
+        return self._bytes(port.place, port.width)
+
+    def _changed(self, name: str) -> np.ndarray:
+        return self._bytes(self.ports[name].changed, 1)
+
+    def _bytes(self, place: int, count: int) -> np.ndarray:
+        return np.frombuffer((ctypes.c_uint8 * count).from_address(self._bits + place), dtype=np.uint8)
 
     def set(self, name: str, value: int | np.ndarray) -> None:
         """Set an input."""
@@ -49,6 +55,7 @@ class LaneDesign:
             values = np.broadcast_to(np.asarray(value, dtype=np.uint64), (self.lanes,))
             bits = (values[None, :] >> np.arange(port.width, dtype=np.uint64)[:, None]) & np.uint64(1)
             self._words(name)[:] = np.packbits(bits.astype(np.uint8), axis=1, bitorder="little")
+            self._changed(name)[:] = 1
         else:
             self._scalars(name)[:] = [int(value) >> k & 1 for k in range(port.width)]
 
@@ -67,6 +74,9 @@ class LaneDesign:
     def edge(self) -> None:
         """Change the state at a rising edge of the clock, as of the last ``settle``."""
         self._library.lanes_edge(self._handle)
+        for name, port in self.ports.items():
+            if port.changed is not None:
+                self._changed(name)[:] = 0
 
     def close(self) -> None:
         """Free the memory."""

@@ -1,6 +1,6 @@
 // Drives a generated accelerator: a whole program per call, one beat of every stream per clock cycle, as sim/harness.cpp does.
 //
-// The generator defines IN_<stream>, OUT_<stream>, ..: places of ports; BYTES_<stream>: bytes of a beat; HAVE_FAULTS.
+// The generator defines PLACE_<port>; CHANGED_<port>, the flag to set when an input changes; BYTES_<stream> of a beat; HAVE_FAULTS.
 
 #include "transpose.h"
 
@@ -136,10 +136,13 @@ int epsilon_run(Simulation *sim, Job *job) {
     b[PLACE_##PORT##_tvalid] = offered[INDEX];
         OFFER(COMMANDS, commands,
               put_bits(b + PLACE_commands_tdata, job->input[COMMANDS] + next[COMMANDS] * job->input_beat_stride[COMMANDS], BYTES_commands))
-        OFFER(WEIGHTS, weights, sources[WEIGHTS].put(s + PLACE_weights_tdata, next[WEIGHTS]))
-        OFFER(ACTIVATIONS, activations, sources[ACTIVATIONS].put(s + PLACE_activations_tdata, next[ACTIVATIONS]))
+#define PUT(INDEX, PORT)                                    \
+    sources[INDEX].put(s + PLACE_##PORT##_tdata, next[INDEX]); \
+    b[CHANGED_##PORT##_tdata] = 1
+        OFFER(WEIGHTS, weights, PUT(WEIGHTS, weights))
+        OFFER(ACTIVATIONS, activations, PUT(ACTIVATIONS, activations))
 #if HAVE_FAULTS
-        OFFER(FAULTS, faults, sources[FAULTS].put(s + PLACE_faults_tdata, next[FAULTS]))
+        OFFER(FAULTS, faults, PUT(FAULTS, faults))
 #endif
         b[PLACE_results_tready] = !random.pauses(job->output_pause[RESULTS]);
         b[PLACE_readback_tready] = !random.pauses(job->output_pause[READBACK]);
@@ -199,6 +202,10 @@ int epsilon_run(Simulation *sim, Job *job) {
             }
         }
         edge(sim);
+        b[CHANGED_weights_tdata] = b[CHANGED_activations_tdata] = 0;
+#if HAVE_FAULTS
+        b[CHANGED_faults_tdata] = 0;
+#endif
         ++job->clock_cycles;
         if (status != OK) break;
     }

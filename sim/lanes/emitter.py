@@ -110,14 +110,32 @@ class Emitter:
         self.lines.append(f"const {'V' if vector else 'uint8_t'} n{node} = {expression};")
 
     def _operands(self, node: int) -> tuple[int, ...]:
-        return self._covered[node][0] if node in self._covered else self.graph.operands(node)
+        if node in self._covered:
+            return self._covered[node][0]
+        return self._selection(node) or self.graph.operands(node)
+
+    def _selection(self, node: int) -> tuple[int, int, int] | None:
+        """Return a majority as (select, low, high) by the half sum that the same full adder's sum needs: one gate less."""
+        graph = self.graph
+        if graph.op[node] != "maj" or self.force or not self.varying(node):
+            return None
+        x, y, z = graph.args[node]
+        for one, other, third in ((x, y, z), (x, z, y), (y, z, x)):
+            if (half := graph.known_xor(one, other)) is not None:
+                return half, one, third
+            for inverted, plain in ((one, other), (other, one)):
+                if graph.op[inverted] != "not" or not self.varying(inverted):
+                    continue
+                if (half := graph.known_xor(graph.args[inverted][0], plain)) is not None:
+                    return half, third, plain
+        return None
 
     def _expression(self, node: int, vector: bool) -> str:
         if node in self._covered:
             leaves, table = self._covered[node]
             return _lookup([self.vector(leaf) for leaf in leaves], table)
-        operands = [self.vector(operand) if vector else self._value(operand) for operand in self.graph.operands(node)]
-        match self.graph.op[node]:
+        operands = [self.vector(operand) if vector else self._value(operand) for operand in self._operands(node)]
+        match "mux" if self._selection(node) else self.graph.op[node]:
             case "read":
                 return self._read(self.graph.args[node][0], operands)
             case "not":

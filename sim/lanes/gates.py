@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 __all__ = ["ONE", "ZERO", "Graph", "UnsupportedDesign", "blast"]
 
 ZERO, ONE = 0, 1
@@ -128,6 +130,10 @@ class Graph:
             return self.or_(x if y == ONE else y, z)
         return self._node("maj", (x, y, z))
 
+    def known_xor(self, x: int, y: int) -> int | None:
+        """Return the node that is the exclusive or of two nodes, if there is one."""
+        return self._known.get(("xor", (min(x, y), max(x, y))))
+
     def _node(self, op: str, args: tuple) -> int:
         key = (op, args)
         found = self._known.get(key)
@@ -153,13 +159,38 @@ class Graph:
 
     def add(self, a: list[int], b: list[int], carry: int = ZERO) -> list[int]:
         """Return the sum, as wide as the operands."""
+        if self.literal:
+            return self._ripple(a, b, carry)
+        result = []
+        # Where an operand repeats a bit, its sign, what matters is whether the carry differs from it: fewer gates than a full adder.
+        repeated = differs = None
+        for x, y, *following in itertools.zip_longest(a, b, a[1:], b[1:]):
+            if x == repeated:
+                x, y = y, x
+            if y != repeated:
+                if repeated is not None:
+                    carry, repeated = self.xor(differs, repeated), None
+                if x in following:
+                    x, y = y, x
+                if y in following:
+                    repeated, differs = y, self.xor(y, carry)
+            result.append(self.xor(self.xor(x, y), carry) if repeated is None else self.xor(x, differs))
+            if following == [None, None]:
+                break
+            if repeated is None:
+                carry = self.majority(x, y, carry)
+            else:
+                differs = self.and_(differs, self.xor(x, y))
+        return result
+
+    def _ripple(self, a: list[int], b: list[int], carry: int) -> list[int]:
+        """Return the sum by full adders, each of two half adders."""
         result = []
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
             half = self.xor(x, y)
             result.append(self.xor(half, carry))
             if index + 1 < len(a):
-                gates = self.literal
-                carry = self.or_(self.and_(x, y), self.and_(half, carry)) if gates else self.majority(x, y, carry)
+                carry = self.or_(self.and_(x, y), self.and_(half, carry))
         return result
 
     def subtract(self, a: list[int], b: list[int]) -> list[int]:

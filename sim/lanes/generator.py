@@ -22,13 +22,17 @@ ALWAYS = -1
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the generated simulation: ``width`` adjacent places, of vectors or of scalars."""
+    """A port of the generated simulation: ``width`` adjacent places, of vectors or of scalars.
+
+    ``changed`` is the scalar that must be 1 at an edge when a varying input may have changed since the last one.
+    """
 
     name: str
     is_input: bool
     varying: bool
     place: int
     width: int
+    changed: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,9 @@ class _Generator:
         layout = self.layout
         for nodes in self.top.inputs.values():
             layout.home(nodes)
+        for nodes in self.top.inputs.values():
+            if self.varying.any(nodes):
+                layout.flag(nodes)
         scalars = [register for register in self.top.registers if not self.varying.any(register.q)]
         split_registers(self.top, self.varying)
         lines, plain = find_lines(self.top, self.varying)
@@ -109,11 +116,15 @@ class _Generator:
         owner_of = {}
         for line in lines:
             owner_of[line[-1]] = owner = self.new_owner()
-            self._initialise(layout.home(line[-1].q, owner), line[-1].init, vector=self.varying.any(line[-1].q))
+            vector = self.varying.any(line[-1].q)
+            self._initialise(layout.home(line[-1].q, owner), line[-1].init, vector=vector)
+            if vector:
+                layout.flag(line[-1].q)
         for register in plain:
             if self.varying.any(register.q):
                 owner_of[register] = owner = self.new_owner()
                 self._initialise(layout.home(register.q, owner), register.init, vector=True)
+                layout.flag(register.q)
         reads = [(memory, port, self.new_owner()) for memory in self.top.memories for port in memory.reads]
         for _memory, port, owner in reads:
             self._initialise(layout.home(port.q, owner), port.init, vector=self.varying.any(port.q))
@@ -152,6 +163,7 @@ class _Generator:
         """Return the places of an instance's guarded vectors and of its scalars."""
         kind = self.kinds[instance.kind]
         cold, bits = self.layout.allocate(kind.vectors - kind.hot), self.layout.allocate_bits(kind.bits)
+        self.layout.flags += [bits + flag for flag in kind.flags]
         self._initialise(hot, kind.init[: kind.hot], vector=True)
         self._initialise(cold, kind.init[kind.hot :], vector=True)
         self._initialise(bits, kind.bit_init, vector=False)
@@ -163,6 +175,7 @@ class _Generator:
             for inner, outer in zip(kind.netlist.outputs[port], nodes, strict=True):
                 if inner in kind.vector_at:
                     place = kind.vector_at[inner]
+                    self.layout.changed[outer] = bits + kind.flag_at[inner]
                     self.layout.vector[outer] = vectors + place if place < kind.hot else cold + place - kind.hot
                 elif inner in kind.bit_at:
                     self.layout.bit[outer] = bits + kind.bit_at[inner]
@@ -207,6 +220,7 @@ class _Generator:
         else:
             guard, values = next_state(self.top, self.varying, register)
         code = {"guard": self._guard(guard), "target": self.layout.vector[register.q[0]], "count": len(register.q), "reset": reset}
+        code["changed"] = self.layout.changed[register.q[0]]
         self._from_run(code, "copy", owner, values, guard, vector=True)
 
     def _add_line(self, line: list[Register], owner: int) -> None:
@@ -219,6 +233,7 @@ class _Generator:
         first = resets.index(False) if False in resets else len(line)
         last = resets[::-1].index(False) if False in resets else 0
         code = {"target": place, "count": count, "ring": ring, "depth": depth, "reset": reset, "first": first, "last": last}
+        code["changed"] = self.layout.changed[line[-1].q[0]] if vector else self.layout.always
         self._from_run(code, "line" if vector else "bit_line", owner, line[0].d, ONE, vector=vector)
 
     def _from_run(self, code: dict, what: str, owner: int, nodes: list[int], guard: int, *, vector: bool) -> None:
@@ -227,8 +242,10 @@ class _Generator:
         def source(*, own: bool) -> set[int]:
             if vector:
                 code["source"], reads = self.layout.run(nodes, guard, owner, own=own)
+                code["if_changed"] = self.layout.flag_of(nodes, code["source"])
             else:
                 code["source"], reads = self.layout.bit_run(nodes, own=own)
+                code["if_changed"] = self.layout.always
             return reads
 
         reads = source(own=False)
@@ -311,11 +328,13 @@ class _Generator:
         code: dict = {"kind": kind, "vectors": vectors, "cold": cold, "bits": bits, "ports": []}
 
         def wire(*, own: bool) -> list[int]:
-            code["ports"] = []
+            code["ports"], code["if_changed"] = [], []
             widths: dict[int, int] = {}
             for port in kind.vector_ports + kind.bit_ports:
                 run = self._instance_run(instance.inputs[port], port in kind.vector_ports, owner, own=own)
                 code["ports"].append(run[0])
+                if port in kind.vector_ports:
+                    code["if_changed"].append(self.layout.flag_of(instance.inputs[port], run[0]))
                 for read in run[1]:
                     widths[read] = widths.get(read, 0) + len(instance.inputs[port]) * (8 if port in kind.vector_ports else 1)
             return sorted(widths, key=widths.__getitem__)
@@ -337,7 +356,8 @@ class _Generator:
         outside = self.new_owner()
         for name, nodes in self.top.inputs.items():
             varying = self.varying.any(nodes)
-            ports[name] = Port(name, True, varying, (layout.vector if varying else layout.bit)[nodes[0]], len(nodes))
+            place = (layout.vector if varying else layout.bit)[nodes[0]]
+            ports[name] = Port(name, True, varying, place, len(nodes), layout.changed.get(nodes[0]))
         for name, nodes in self.top.outputs.items():
             varying = self.varying.any(nodes)
             place = layout.run(nodes, ONE, outside)[0] if varying else layout.bit_run(nodes)[0]

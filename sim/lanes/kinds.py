@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ class Kind:
     An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where its registers are.
     The first ``hot`` vectors are used in every cycle; the others, which change under a guard, are kept elsewhere.
     What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
+    Some scalars are flags (``flags``; ``flag_at`` by node of a register): whether the last edge may have changed the register; for one
+    with a guard another says whether anything that it reads may have changed since it last took it (``_waiting``). What reads only
+    registers and ports that have not changed is not computed again.
 
     Parameters
     ----------
@@ -69,6 +73,19 @@ class Kind:
         self.hot = max(len(self.init), 1)
         self.init += [0] * (self.hot - len(self.init))
         self._place(guarded=True)
+        self.flag_at: dict[int, int] = {}
+        self.flags: list[int] = []
+        for update in self.updates:
+            if varying.any(update.register.q):
+                self.flags.append(len(self.bit_init))
+                self.flag_at.update(dict.fromkeys(update.register.q, len(self.bit_init)))
+                self.bit_init.append(1)
+        self._waiting: dict[int, int] = {}
+        for update in self.updates:
+            if update.guard != ONE and varying.any(update.register.q):
+                self._waiting[id(update)] = len(self.bit_init)
+                self.flags.append(len(self.bit_init))
+                self.bit_init.append(1)
         self.vector_ports = [port for port, nodes in sorted(netlist.inputs.items()) if varying.any(nodes)]
         self.bit_ports = [port for port in sorted(netlist.inputs) if port not in self.vector_ports and port != "clk"]
         for port, nodes in netlist.outputs.items():
@@ -146,6 +163,7 @@ class Kind:
         arguments = ["V *__restrict s", "V *__restrict g", "uint8_t *__restrict b"]
         arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
         arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
+        arguments += [f"const uint8_t c_{port}" for port in self.vector_ports]
         refresh, renew = (
             f"static void refresh_{self.name}(V *__restrict s, V *__restrict g)",
             f"static void {self.name}({', '.join(arguments)})",
@@ -203,27 +221,61 @@ class Kind:
             if not self.varying.any(update.register.q):
                 for q, value in zip(update.register.q, update.values, strict=True):
                     scalar_stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
-        changed = {update.guard for update in self.updates if update.guard != ONE and self._feeds_kept(update.register)}
-        guard_names = {update.guard: emitter.scalar(update.guard) for update in self.updates if self.varying.any(update.register.q)}
-        always = [value for update in self.updates if update.guard == ONE for value in update.values]
-        emitter.prepare(always)
+        updates = [update for group in self._groups() for update in group]
+        # The flags as the last edge has left them.
+        body += [f"const uint8_t c{flag} = b[{flag}];" for flag in self.flags]
+        when: dict[int, str] = {}
         for group in self._groups():
-            guards = {update.guard for update in group}
-            if guards == {ONE}:
-                self._store(emitter, group, body, guard_names)
-                continue
-            inner = emitter.inner()
-            inner.prepare([value for update in group for value in update.values])
-            self._store(inner, group, inner.lines, guard_names)
-            condition = "1" if ONE in guards else " | ".join(guard_names[guard] for guard in sorted(guards))
-            body += [f"if ({condition}) {{", *inner.lines, "}"]
+            for update in group:
+                when[id(update)] = self._when(update, emitter, scalar_stores, alone=len(group) == 1)
+                scalar_stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
+        free = {id(update) for update in updates if update.guard == ONE}
+        for always, run in itertools.groupby(self._groups(), key=lambda group: {id(update) for update in group} <= free):
+            for part in [list(run)] if always else [[group] for group in run]:
+                inner = emitter.inner()
+                members = [update for group in part for update in group]
+                inner.prepare([value for update in members for value in update.values])
+                for group in part:
+                    self._store(inner, group, inner.lines, when)
+                condition = " | ".join(sorted({when[id(update)] for update in members}))
+                body += [f"if ({condition}) {{", *inner.lines, "}"]
+        changed = {when[id(update)] for update in updates if update.guard != ONE and self._feeds_kept(update.register)}
         if changed:
             arguments = "s, g, sa0, sa1" if force else "s, g"
             call = f"{'forced_' if force else ''}refresh_{self.name}({arguments});"
-            body.append(f"if ({' | '.join(guard_names[guard] for guard in sorted(changed))}) {call}")
+            body.append(f"if ({' | '.join(sorted(changed))}) {call}")
         return "\n".join([head + " {", *body, *scalar_stores, "}"])
 
-    def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], guard_names: dict[int, str]) -> None:
+    def _when(self, update: _Update, emitter: Emitter, stores: list[str], *, alone: bool) -> str:
+        """Return the C expression of whether a register is renewed; add what becomes of the flag that this needs."""
+        may_change = self._may_change(update) if alone else "1"
+        if update.guard == ONE:
+            return may_change
+        guard = emitter.scalar(update.guard)
+        if may_change == "1":
+            return guard
+        flag = self._waiting[id(update)]
+        emitter.lines += [
+            f"const uint8_t waiting{flag} = c{flag} | {may_change};",
+            f"const uint8_t renewed{flag} = {guard} & waiting{flag};",
+        ]
+        stores.append(f"b[{flag}] = waiting{flag} & ({guard} ^ 1);")
+        return f"renewed{flag}"
+
+    def _may_change(self, update: _Update) -> str:
+        """Return the C expression of whether the last edge may have changed something that a register reads."""
+        graph = self.netlist.graph
+        flags = set()
+        for node in self._sources(update):
+            if node in self.flag_at:
+                flags.add(f"c{self.flag_at[node]}")
+            elif not self.varying(node):
+                return "1"
+            else:
+                flags.add(f"c_{graph.args[node][1]}")
+        return " | ".join(sorted(flags)) or "1"
+
+    def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], when: dict[int, str]) -> None:
         """Emit the new values of registers that read each other: all are computed before the first is written."""
         stores = []
         several = len({update.guard for update in group}) > 1
@@ -237,7 +289,7 @@ class Kind:
                 else:
                     own.append(f"{self.at(q)} = {stuck(q, expression)};")
             if several and update.guard != ONE:
-                own = [f"if ({guard_names[update.guard]}) {{", *own, "}"]
+                own = [f"if ({when[id(update)]}) {{", *own, "}"]
             stores += own
         lines += stores
 

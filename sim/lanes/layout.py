@@ -34,16 +34,21 @@ class Layout:
     """Allocates places and remembers what must be computed or copied into them before the clock edge.
 
     Place 0 holds zeros and place 1 ones. ``vector`` and ``bit`` are the places of nodes that hold state or enter from outside;
-    ``owner`` says, by node, which unit changes it at the edge.
+    ``owner`` says, by node, which unit changes it at the edge; ``changed`` the place of a flag, whether the last edge (of an input:
+    the outside since then) may have changed it. What hangs only on what has not changed need not be renewed. Two scalars are such
+    flags for what has none: ``always`` is 1, ``never`` 0.
     """
 
     def __init__(self, varying: Varying) -> None:
         self.varying = varying
         self.vectors = 2
-        self.bits = 0
+        self.bits = 2
+        self.never, self.always = 0, 1
         self.vector: dict[int, int] = {}
         self.bit: dict[int, int] = {}
         self.owner: dict[int, int] = {}
+        self.changed: dict[int, int] = {}
+        self.flags: list[int] = [self.always]
         self.roots: dict[int, Root] = {}
         self.broadcasts: dict[int, int] = {}
         self.gathers: list[Copy] = []
@@ -68,6 +73,23 @@ class Layout:
             if owner is not None:
                 self.owner[node] = owner
         return start
+
+    def flag(self, nodes: list[int]) -> int:
+        """Return the place of a new flag for nodes that change together."""
+        place = self.allocate_bits(1)
+        self.flags.append(place)
+        self.changed.update(dict.fromkeys(nodes, place))
+        return place
+
+    def flag_of(self, nodes: list[int], run: int) -> int:
+        """Return the flag of all of these nodes, read at the edge from where ``run`` has put them."""
+        if all(node <= ONE for node in nodes):
+            return self.never
+        flags = {self.changed.get(node) for node in nodes}
+        # A copy was made before the edge: by the time that it is read, the flag may tell of this edge.
+        if len(flags) > 1 or None in flags or run != self.vector[nodes[0]]:
+            return self.always
+        return flags.pop()
 
     def place(self, node: int, guard: int, owner: int) -> int:
         """Return where a node's vector is to be found at the edge, computed for this owner if need be."""

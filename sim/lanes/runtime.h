@@ -1,5 +1,5 @@
 // What every generated simulation needs. LANES is the number of bits of a vector: 512, 256, 128 or 64.
-// Before this: enum { VECTORS, BITS, LINES, INSTANCES }. After it: settle, edge, init, refresh, nets_of.
+// Before this: enum { VECTORS, BITS, LINES, INSTANCES }. After it: settle, edge, init, refresh, disturb, nets_of.
 
 #include <cstdint>
 #include <cstdlib>
@@ -36,6 +36,7 @@ struct Simulation {
     uint8_t *b;
     V **stuck;          // for each instance its masks (stuck at 0, then stuck at 1, one of each per net), or null
     int32_t *position;  // of each delay line
+    uint64_t *history;  // of each delay line: whether its source may have changed before the last edge (bit 0), the one before, ..
     uint64_t random;
 };
 
@@ -43,6 +44,7 @@ static void settle(Simulation *);
 static void edge(Simulation *);
 static void init(Simulation *);
 static void refresh(Simulation *, int);
+static void disturb(Simulation *);  // all state may have changed
 static int nets_of(int);
 
 [[maybe_unused]] static void copies(V *s, const uint8_t *b, const int32_t (*t)[4], int count) {
@@ -50,11 +52,14 @@ static int nets_of(int);
         if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
 }
 
-// Columns: guard, target, source, count, reset.
-[[maybe_unused]] static void registers(V *s, const uint8_t *b, const int32_t (*t)[5], int count) {
+// Columns: guard, target, source, count, reset, flag of the source, flag of the target. Without a guard, nothing is done while the
+// source does not change.
+[[maybe_unused]] static void registers(V *s, uint8_t *b, const int32_t (*t)[7], int count) {
     for (int i = 0; i < count; ++i) {
-        if (t[i][4] >= 0 && b[t[i][4]]) memset((void *)(s + t[i][1]), 0, t[i][3] * sizeof(V));
-        else if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
+        const bool clear = t[i][4] >= 0 && b[t[i][4]], take = t[i][0] < 0 ? b[t[i][5]] : b[t[i][0]];
+        if (clear) memset((void *)(s + t[i][1]), 0, t[i][3] * sizeof(V));
+        else if (take) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
+        b[t[i][6]] = clear || take;
     }
 }
 
@@ -73,29 +78,37 @@ static int nets_of(int);
     return address < depth ? memory[(size_t)address * width + bit] : 0;
 }
 
-// Delay lines keep all but their last stage in a ring. Columns: reset, target, source, width, ring, depth of the ring, number,
-// and how many of the first and of the last stages the reset clears.
+// Delay lines keep all but their last stage in a ring. Columns: number, reset, target, source, width, ring, depth of the ring, how
+// many of the first and of the last stages the reset clears, flag of the source, flag of the target. While all stages are equal to
+// the source, nothing is done.
 template <typename T>
-static inline void delay(T *values, const uint8_t *b, int32_t *positions, const int32_t *t) {
-    const size_t bytes = t[3] * sizeof(T);
-    int32_t &position = positions[t[6]];
-    T *const ring = values + t[4], *const place = ring + (size_t)position * t[3];
-    memcpy((void *)(values + t[1]), place, bytes);
-    memcpy((void *)place, values + t[2], bytes);
-    if (++position == t[5]) position = 0;
-    if (t[0] < 0 || !b[t[0]]) return;
-    for (int32_t stage = 0; stage < t[5]; ++stage)
-        if (stage < t[7] || stage > t[5] - t[8])
-            memset((void *)(ring + (size_t)((position + t[5] - 1 - stage) % t[5]) * t[3]), 0, bytes);
-    if (t[8] || t[7] > t[5]) memset((void *)(values + t[1]), 0, bytes);
+static inline void delay(Simulation *sim, T *values, const int32_t *t) {
+    uint8_t *const b = sim->b;
+    const int32_t depth = t[6];
+    const bool clear = t[1] >= 0 && b[t[1]], remembered = depth < 64;
+    uint64_t &history = sim->history[t[0]];
+    history = clear ? ~(uint64_t)0 : history << 1 | b[t[9]];
+    b[t[10]] = !remembered || (history >> (depth & 63) & 1);
+    if (remembered && !(history << (63 - depth))) return;
+    const size_t bytes = t[4] * sizeof(T);
+    int32_t &position = sim->position[t[0]];
+    T *const ring = values + t[5], *const place = ring + (size_t)position * t[4];
+    memcpy((void *)(values + t[2]), place, bytes);
+    memcpy((void *)place, values + t[3], bytes);
+    if (++position == depth) position = 0;
+    if (!clear) return;
+    for (int32_t stage = 0; stage < depth; ++stage)
+        if (stage < t[7] || stage > depth - t[8])
+            memset((void *)(ring + (size_t)((position + depth - 1 - stage) % depth) * t[4]), 0, bytes);
+    if (t[8] || t[7] > depth) memset((void *)(values + t[2]), 0, bytes);
 }
 
-[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[9], int count) {
-    for (int i = 0; i < count; ++i) delay(sim->s, sim->b, sim->position, t[i]);
+[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[11], int count) {
+    for (int i = 0; i < count; ++i) delay(sim, sim->s, t[i]);
 }
 
-[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[9], int count) {
-    for (int i = 0; i < count; ++i) delay(sim->b, sim->b, sim->position, t[i]);
+[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[11], int count) {
+    for (int i = 0; i < count; ++i) delay(sim, sim->b, t[i]);
 }
 
 extern "C" {
@@ -108,6 +121,7 @@ void lanes_delete(Simulation *sim) {
         for (int i = 0; i < INSTANCES; ++i) free(sim->stuck[i]);
     free(sim->stuck);
     free(sim->position);
+    free(sim->history);
     free(sim);
 }
 
@@ -127,7 +141,8 @@ Simulation *lanes_new() {
     sim->b = (uint8_t *)calloc(BITS, 1);
     sim->stuck = (V **)calloc(INSTANCES + 1, sizeof(V *));
     sim->position = (int32_t *)calloc(LINES, sizeof(int32_t));
-    if (!sim->block || !sim->b || !sim->stuck || !sim->position) {
+    sim->history = (uint64_t *)calloc(LINES, sizeof(uint64_t));
+    if (!sim->block || !sim->b || !sim->stuck || !sim->position || !sim->history) {
         lanes_delete(sim);
         return nullptr;
     }
@@ -147,6 +162,7 @@ void lanes_unstick(Simulation *sim) {
         sim->stuck[i] = nullptr;
         refresh(sim, i);
     }
+    disturb(sim);
 }
 
 // Add a stuck net; refresh with lanes_refresh once all are there. Returns 0, or 1 without memory or such a net.
@@ -166,5 +182,6 @@ int lanes_stick(Simulation *sim, int instance, int net, int lane, int value) {
 
 void lanes_refresh(Simulation *sim) {
     for (int i = 0; i < INSTANCES; ++i) refresh(sim, i);
+    disturb(sim);
 }
 }

@@ -10,6 +10,10 @@ from sim.lanes.schedule import Unit
 
 __all__ = ["write_source"]
 
+#: Columns of the tables that ``registers`` and ``delays`` of runtime.h take (behind the number of the line).
+REGISTER = ("guard", "target", "source", "count", "reset", "if_changed", "changed")
+LINE = ("reset", "target", "source", "count", "ring", "depth", "first", "last", "if_changed", "changed")
+
 
 def write_source(generator, order: list[Unit], clusters: list[ClusterClass], instances: list[tuple[Instance, int, int]]) -> str:
     """Return the C file; it needs runtime.h, and defines what that declares."""
@@ -38,6 +42,7 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
         tables.append(_table("instances", refresh, 3))
     tables.append(_table("initial", [[place] for place, _ in generator.init] or [[-1]], 1))
     tables.append(_table("initial_bits", [[place] for place, _ in generator.bit_init] or [[-1]], 1))
+    tables.append(_table("flags", [[place] for place in layout.flags], 1))
     lines = sum(unit.what in ("line", "bit_line") for unit in order)
     text = [
         f"enum {{ VECTORS = {layout.vectors}, BITS = {max(layout.bits, 1)} }};",
@@ -75,24 +80,26 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int
         codes = [generator.code[unit] for unit in units]
         if what == "copy":
             tables.append(
-                _table(f"group{group}", [[c["guard"], c["target"], c["source"], c["count"], c["reset"]] for c in codes], 5)
+                _table(f"group{group}", [[c[key] for key in REGISTER] for c in codes], len(REGISTER))
             )
             text.append(f"registers(s, b, group{group}, {len(codes)});")
         elif what in ("line", "bit_line"):
             rows = [
-                [c["reset"], c["target"], c["source"], c["count"], c["ring"], c["depth"], lines + index, c["first"], c["last"]]
+                [lines + index, *(c[key] for key in LINE)]
                 for index, c in enumerate(codes)
             ]
             lines += len(codes)
-            tables.append(_table(f"group{group}", rows, 9))
+            tables.append(_table(f"group{group}", rows, len(rows[0])))
             text.append(f"{'delays' if what == 'line' else 'delay_bits'}(sim, group{group}, {len(codes)});")
         elif what == "instance":
             kind = codes[0]["kind"]
-            rows = [[c["vectors"], c["bits"], number[c["vectors"]], c["cold"], *c["ports"]] for c in codes]
+            rows = [[c["vectors"], c["bits"], number[c["vectors"]], c["cold"], *c["ports"], *c["if_changed"]] for c in codes]
             tables.append(_table(f"group{group}", rows, len(rows[0])))
             arguments = ["s + t[0]", "s + t[3]", "b + t[1]"]
             arguments += [f"s + t[{4 + k}]" for k in range(len(kind.vector_ports))]
             arguments += [f"b + t[{4 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
+            ports = len(kind.vector_ports) + len(kind.bit_ports)
+            arguments += [f"b[t[{4 + ports + k}]]" for k in range(len(kind.vector_ports))]
             call = f"{kind.name}({', '.join(arguments)});"
             if kind.forced:
                 stuck = f"forced_{kind.name}({', '.join([*arguments, 'f', f'f + {len(kind.nets())}'])});"
@@ -131,10 +138,15 @@ def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
         *switch,
         "(void)i; return 0;",
         "}",
+        "static void disturb(Simulation *sim) {",
+        f"for (int i = 0; i < {len(generator.layout.flags)}; ++i) sim->b[flags[i][0]] = 1;",
+        "memset(sim->history, -1, LINES * sizeof *sim->history);",
+        "}",
         "static void init(Simulation *sim) {",
         "sim->s[1] = ALL;",
         f"for (int i = 0; i < {vectors}; ++i) sim->s[initial[i][0]] = ALL;",
         f"for (int i = 0; i < {bits}; ++i) sim->b[initial_bits[i][0]] = 1;",
         "for (int i = 0; i < INSTANCES; ++i) refresh(sim, i);",
+        "disturb(sim);",
         "}",
     ]
