@@ -123,7 +123,8 @@ class SystolicArray(wiring.Component):
         for r in range(rows):
             op = delayed(m, f"op_row{r}", op, Operation, min(r, 1))
             m.d.comb += columns[0].op_i[r].eq(op)
-        for target, row in zip(columns[0].activation_i, staggered(m, platform, "activations_skewed", self.activations), strict=True):
+        skewed = staggered(m, platform, "activations_skewed", self.activations)
+        for target, row in zip(columns[0].activation_i, skewed, strict=True):
             m.d.comb += target.eq(row)
         for left, right in itertools.pairwise(columns):
             m.d.comb += [right.op_i.eq(left.op_o), right.activation_i.eq(left.activation_o)]

@@ -67,7 +67,9 @@ def named_ports(component: wiring.Component, names: Mapping[str, str] | None = N
     return {"_".join(names.get(part, part) for part in path): signal for path, _, signal in component.signature.flatten(component)}
 
 
-def to_rtlil(component, name: str, ports: Mapping[str, object], *, platform: SharedModules | None, apart: frozenset = frozenset()) -> str:
+def to_rtlil(
+    component, name: str, ports: Mapping[str, object], *, platform: SharedModules | None, apart: frozenset = frozenset()
+) -> str:
     """Return a design as RTLIL, with the modules that it refers to but those ``apart``.
 
     Parameters

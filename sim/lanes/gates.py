@@ -162,7 +162,7 @@ class Graph:
         if self.literal:
             return self._ripple(a, b, carry)
         result = []
-        # Where an operand repeats a bit, its sign, what matters is whether the carry differs from it: fewer gates than a full adder.
+        # Where an operand repeats its sign bit, what matters is whether the carry differs from it: fewer gates than a full adder.
         repeated = differs = None
         for x, y, *following in itertools.zip_longest(a, b, a[1:], b[1:]):
             if x == repeated:

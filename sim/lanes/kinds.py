@@ -30,9 +30,9 @@ class Kind:
     An instance keeps ``vectors`` vectors and ``bits`` scalars; ``vector_at`` and ``bit_at`` tell where its registers are.
     The first ``hot`` vectors are used in every cycle; the others, which change under a guard, are kept elsewhere.
     What hangs only on registers that change under a guard is computed when they change and kept (``kept``), not in every cycle.
-    Some scalars are flags (``flags``; ``flag_at`` by node of a register): whether the last edge may have changed the register; for one
-    with a guard another says whether anything that it reads may have changed since it last took it (``_waiting``). What reads only
-    registers and ports that have not changed is not computed again.
+    Some scalars are flags (``flags``; ``flag_at`` by node of a register): whether the last edge may have changed the register; for
+    one with a guard another says whether anything that it reads may have changed since it last took it (``_waiting``). What reads
+    only registers and ports that have not changed is not computed again.
 
     Parameters
     ----------

@@ -79,15 +79,10 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int
     for group, ((what, _), units) in enumerate(groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))):
         codes = [generator.code[unit] for unit in units]
         if what == "copy":
-            tables.append(
-                _table(f"group{group}", [[c[key] for key in REGISTER] for c in codes], len(REGISTER))
-            )
+            tables.append(_table(f"group{group}", [[c[key] for key in REGISTER] for c in codes], len(REGISTER)))
             text.append(f"registers(s, b, group{group}, {len(codes)});")
         elif what in ("line", "bit_line"):
-            rows = [
-                [lines + index, *(c[key] for key in LINE)]
-                for index, c in enumerate(codes)
-            ]
+            rows = [[lines + index, *(c[key] for key in LINE)] for index, c in enumerate(codes)]
             lines += len(codes)
             tables.append(_table(f"group{group}", rows, len(rows[0])))
             text.append(f"{'delays' if what == 'line' else 'delay_bits'}(sim, group{group}, {len(codes)});")

@@ -115,9 +115,11 @@ def test_one_module_of_the_processing_element(exported):
 
 def check_instances(config, text):
     """A PE is instantiated once per row by the module of a column, and that once per column."""
-    modules = re.findall(r"^  (\w+) ", text[text.index("module processing_column(") :].partition("endmodule")[0], flags=re.MULTILINE)
+    column = text[text.index("module processing_column(") :].partition("endmodule")[0]
+    modules = re.findall(r"^  (\w+) ", column, flags=re.MULTILINE)
     assert modules.count("processing_element") == config.rows
-    for module, count in {"processing_element": config.rows, "processing_column": config.cols, "accumulator_column": config.cols}.items():
+    counts = {"processing_element": config.rows, "processing_column": config.cols, "accumulator_column": config.cols}
+    for module, count in counts.items():
         assert len(re.findall(rf"^  {module} ", text, flags=re.MULTILINE)) == count
 
 
