@@ -28,8 +28,9 @@ class AccumulatorColumn(wiring.Component):
     """
 
     def __init__(self, config: ArrayConfig):
-        self._config = config
-        address = range(config.accumulator_depth)
+        # Two words at least: an address of no bits would be a port of no bits.
+        self._words = max(2, config.accumulator_depth)
+        address = range(self._words)
         super().__init__(
             {
                 "psum": In(signed(PSUM_BITS)),
@@ -44,7 +45,7 @@ class AccumulatorColumn(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=signed(PSUM_BITS), depth=self._config.accumulator_depth, init=[])
+        m.submodules.memory = memory = Memory(shape=signed(PSUM_BITS), depth=self._words, init=[])
         write = memory.write_port()
         # Transparent: consecutive tiles of a single vector use the same word in consecutive cycles.
         read = memory.read_port(transparent_for=[write])
