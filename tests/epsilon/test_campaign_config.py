@@ -243,7 +243,7 @@ def test_presets_are_sound(name):
 
 def test_table1_is_the_papers():
     found = config.preset("table1")
-    assert len(found.networks) * len(found.multipliers) * len(found.points) * len(found.rates) == 3 * 3 * 4 * 3
+    assert len(found.networks) * len(found.multipliers) * len(found.points) * len(set(found.rates) - {0}) == 3 * 3 * 4 * 3
     assert found.images is None
     assert found.maps >= 3
     names = {technique.name for technique in found.techniques}
