@@ -84,6 +84,33 @@ struct Source {
     }
 };
 
+// The beats of an output stream. They leave a few at a time: each lane's are far from the others', and memory is written in longer runs.
+struct Sink {
+    enum { TOGETHER = 16 };
+    uint8_t *data;
+    int64_t lane_stride;
+    uint64_t lanes, count = 0;
+    int bytes;
+    uint8_t *kept = nullptr;  // [beat][lane][byte]
+
+    ~Sink() { free(kept); }
+
+    void put(const V *port) {
+        if (!kept) kept = (uint8_t *)malloc(TOGETHER * lanes * bytes);
+        from_lanes(port, bytes, lanes, kept + count++ * lanes * bytes, bytes);
+        if (count == TOGETHER) flush();
+    }
+
+    void flush() {
+        for (uint64_t lane = 0; lane < lanes; ++lane) {
+            uint8_t *const target = data + (int64_t)lane * lane_stride;
+            for (uint64_t beat = 0; beat < count; ++beat) memcpy(target + beat * bytes, kept + (beat * lanes + lane) * bytes, bytes);
+        }
+        data += count * bytes;
+        count = 0;
+    }
+};
+
 }  // namespace
 
 extern "C" {
@@ -120,6 +147,14 @@ int epsilon_run(Simulation *sim, Job *job) {
         sources[i].lanes = job->lanes;
         sources[i].end = job->input_beats[i];
         sources[i].bytes = bytes[i];
+    }
+    Sink sinks[OUTPUTS];
+    const int sizes[OUTPUTS] = {BYTES_results, BYTES_readback, BYTES_signatures};
+    for (int i = 0; i < OUTPUTS; ++i) {
+        sinks[i].data = job->output[i];
+        sinks[i].lane_stride = job->output_lane_stride[i];
+        sinks[i].lanes = job->lanes;
+        sinks[i].bytes = sizes[i];
     }
     const uint32_t started = word_of(b + PLACE_cycles, 32);
     for (uint64_t cycle = 0;; ++cycle) {
@@ -168,8 +203,8 @@ int epsilon_run(Simulation *sim, Job *job) {
         if (job->output_beats[INDEX] == job->output_capacity[INDEX]) {                                     \
             status = OVERFLOW;                                                                             \
         } else {                                                                                           \
-            from_lanes(s + PLACE_##PORT##_tdata, BYTES_##PORT, job->lanes,                                 \
-                       job->output[INDEX] + job->output_beats[INDEX]++ * BYTES_##PORT, job->output_lane_stride[INDEX]); \
+            ++job->output_beats[INDEX];                                                                    \
+            sinks[INDEX].put(s + PLACE_##PORT##_tdata);                                                    \
         }                                                                                                  \
     }
         TAKE(RESULTS, results)
@@ -209,6 +244,7 @@ int epsilon_run(Simulation *sim, Job *job) {
         ++job->clock_cycles;
         if (status != OK) break;
     }
+    for (Sink &sink : sinks) sink.flush();
     job->busy_cycles += (uint32_t)(word_of(b + PLACE_cycles, 32) - started);
     return status;
 }

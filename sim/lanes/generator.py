@@ -220,7 +220,7 @@ class _Generator:
         else:
             guard, values = next_state(self.top, self.varying, register)
         code = {"guard": self._guard(guard), "target": self.layout.vector[register.q[0]], "count": len(register.q), "reset": reset}
-        code["changed"] = self.layout.changed[register.q[0]]
+        code |= {"changed": self.layout.changed[register.q[0]], "cleared": self.layout.allocate_bits(1)}
         self._from_run(code, "copy", owner, values, guard, vector=True)
 
     def _add_line(self, line: list[Register], owner: int) -> None:
@@ -234,6 +234,7 @@ class _Generator:
         last = resets[::-1].index(False) if False in resets else 0
         code = {"target": place, "count": count, "ring": ring, "depth": depth, "reset": reset, "first": first, "last": last}
         code["changed"] = self.layout.changed[line[-1].q[0]] if vector else self.layout.always
+        code["cleared"] = self.layout.allocate_bits(1)
         self._from_run(code, "line" if vector else "bit_line", owner, line[0].d, ONE, vector=vector)
 
     def _from_run(self, code: dict, what: str, owner: int, nodes: list[int], guard: int, *, vector: bool) -> None:

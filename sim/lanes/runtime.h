@@ -52,14 +52,15 @@ static int nets_of(int);
         if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
 }
 
-// Columns: guard, target, source, count, reset, flag of the source, flag of the target. Without a guard, nothing is done while the
-// source does not change.
-[[maybe_unused]] static void registers(V *s, uint8_t *b, const int32_t (*t)[7], int count) {
+// Columns: guard, target, source, count, reset, flag of the source, flag of the target, whether the last edge has cleared it. Without
+// a guard, nothing is done while the source does not change.
+[[maybe_unused]] static void registers(V *s, uint8_t *b, const int32_t (*t)[8], int count) {
     for (int i = 0; i < count; ++i) {
-        const bool clear = t[i][4] >= 0 && b[t[i][4]], take = t[i][0] < 0 ? b[t[i][5]] : b[t[i][0]];
+        const bool clear = t[i][4] >= 0 && b[t[i][4]], take = t[i][0] < 0 ? b[t[i][5]] | b[t[i][7]] : b[t[i][0]];
         if (clear) memset((void *)(s + t[i][1]), 0, t[i][3] * sizeof(V));
         else if (take) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
         b[t[i][6]] = clear || take;
+        b[t[i][7]] = clear;
     }
 }
 
@@ -79,15 +80,16 @@ static int nets_of(int);
 }
 
 // Delay lines keep all but their last stage in a ring. Columns: number, reset, target, source, width, ring, depth of the ring, how
-// many of the first and of the last stages the reset clears, flag of the source, flag of the target. While all stages are equal to
-// the source, nothing is done.
+// many of the first and of the last stages the reset clears, flag of the source, flag of the target, whether the last edge has cleared
+// stages. While all stages are equal to the source, nothing is done.
 template <typename T>
 static inline void delay(Simulation *sim, T *values, const int32_t *t) {
     uint8_t *const b = sim->b;
     const int32_t depth = t[6];
     const bool clear = t[1] >= 0 && b[t[1]], remembered = depth < 64;
     uint64_t &history = sim->history[t[0]];
-    history = clear ? ~(uint64_t)0 : history << 1 | b[t[9]];
+    history = clear ? ~(uint64_t)0 : history << 1 | b[t[9]] | b[t[11]];
+    b[t[11]] = clear;
     b[t[10]] = !remembered || (history >> (depth & 63) & 1);
     if (remembered && !(history << (63 - depth))) return;
     const size_t bytes = t[4] * sizeof(T);
@@ -103,11 +105,11 @@ static inline void delay(Simulation *sim, T *values, const int32_t *t) {
     if (t[8] || t[7] > depth) memset((void *)(values + t[2]), 0, bytes);
 }
 
-[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[11], int count) {
+[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[12], int count) {
     for (int i = 0; i < count; ++i) delay(sim, sim->s, t[i]);
 }
 
-[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[11], int count) {
+[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[12], int count) {
     for (int i = 0; i < count; ++i) delay(sim, sim->b, t[i]);
 }
 

@@ -60,8 +60,13 @@ void from_lanes(const V *in, int bytes, uint64_t lanes, uint8_t *data, int64_t l
         if (count < 8) memset((void *)rows, 0, sizeof rows);
         memcpy((void *)rows, in + 8 * from, 8 * count * sizeof(V));
         transpose(rows);
-        for (uint64_t lane = 0; lane < lanes; ++lane)
-            memcpy(data + (int64_t)lane * lane_stride + from, elements(rows + lane % 64) + lane / 64, count);
+        if (count == 8 && lanes == LANES) {
+            for (int i = 0; i < 64; ++i)
+                for (int g = 0; g < GROUPS; ++g) memcpy(data + (64 * g + i) * lane_stride + from, elements(rows + i) + g, 8);
+        } else {
+            for (uint64_t lane = 0; lane < lanes; ++lane)
+                memcpy(data + (int64_t)lane * lane_stride + from, elements(rows + lane % 64) + lane / 64, count);
+        }
     }
 }
 

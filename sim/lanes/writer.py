@@ -11,8 +11,8 @@ from sim.lanes.schedule import Unit
 __all__ = ["write_source"]
 
 #: Columns of the tables that ``registers`` and ``delays`` of runtime.h take (behind the number of the line).
-REGISTER = ("guard", "target", "source", "count", "reset", "if_changed", "changed")
-LINE = ("reset", "target", "source", "count", "ring", "depth", "first", "last", "if_changed", "changed")
+REGISTER = ("guard", "target", "source", "count", "reset", "if_changed", "changed", "cleared")
+LINE = ("reset", "target", "source", "count", "ring", "depth", "first", "last", "if_changed", "changed", "cleared")
 
 
 def write_source(generator, order: list[Unit], clusters: list[ClusterClass], instances: list[tuple[Instance, int, int]]) -> str:

@@ -183,6 +183,38 @@ def test_stuck_nets_of_the_weight_register_equal_stuck_bits():
     np.testing.assert_array_equal(model.run(program, max_cycles=2000).results, healthy.results)
 
 
+@pytest.mark.parametrize("busiest", ["weights", "activations", "faults"])
+def test_a_stream_that_rests_equals_verilator(busiest):
+    # All other inputs are offered rarely, so that one kind of state moves while the rest stands still.
+    pauses = {name: 0.05 if name == busiest else 0.9 for name in ("weights", "activations", "faults")}
+    program = random_program(CONFIG, 2, 31)
+    run = LanesModel(CONFIG, lanes=2).run(program, max_cycles=20000, pauses=pauses, seed=4)
+    for lane in range(2):
+        reference = VerilatedModel(CONFIG).run(of_lane(program, lane), max_cycles=20000, pauses=pauses, seed=4)
+        assert run.clock_cycles == reference.clock_cycles > 200
+        for stream in STREAMS:
+            np.testing.assert_array_equal(getattr(run, stream)[lane], getattr(reference, stream))
+
+
+def test_nets_stuck_while_nothing_changes():
+    config = ArrayConfig(rows=2, cols=2, level="gates", accumulator_depth=16)
+    program = random_program(config, 3, 13)
+    program.commands.view("<u8")[:] |= np.uint64(1 << Command.as_shape()["first"].offset)
+    resting, fresh = LanesModel(config, lanes=3, nets=True), LanesModel(config, lanes=3, nets=True)
+    fresh.run(program, max_cycles=2000)
+    faults = [(lane, 1, lane % 2, net, lane % 2) for lane in range(1, 3) for net in (5, 80, 200)]
+    resting.run(program, max_cycles=2000)
+    resting.set_net_faults(faults)
+    fresh.reset()
+    fresh.set_net_faults(faults)
+    for _ in range(2):
+        # The second run sees what the first has left, stuck nets included.
+        one, other = resting.run(program, max_cycles=2000), fresh.run(program, max_cycles=2000)
+    for stream in STREAMS:
+        np.testing.assert_array_equal(getattr(one, stream), getattr(other, stream))
+    assert (one.results[0] != one.results[1]).any()
+
+
 def test_init_wrong_lanes_backend_net():
     with pytest.raises(ValueError, match="positive integer, not 0"):
         LanesModel(CONFIG, lanes=0)
