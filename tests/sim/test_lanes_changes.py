@@ -1,0 +1,131 @@
+"""Lanes in which little changes: what is not renewed must be what it would have become."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
+from amaranth.sim import Simulator
+
+from sim.lanes import backend as backends
+from sim.lanes.design import compile_design
+
+CELLS = 3
+CYCLES = 240
+DATA = {"x": 4, "word": 5}
+CONTROL = ("shift", "swap", "rst")
+
+
+def cell_wires() -> SimpleNamespace:
+    """Return the ports of a cell."""
+    widths = {"x": 4, "sum": 6, "word": 5, "shift": 1, "swap": 1}
+    outputs = {f"{name}_out": Signal(widths[name], name=f"{name}_out", reset_less=True) for name in ("x", "sum", "word")}
+    inputs = {name: Signal(width, name=name) for name, width in widths.items()}
+    return SimpleNamespace(**inputs, **outputs, total_out=Signal(3, name="total_out", init=5))
+
+
+class Cell(Elaboratable):
+    """Registers with and without an enable that read each other, as in a processing element."""
+
+    def __init__(self, wires: SimpleNamespace) -> None:
+        self._wires = wires
+
+    def elaborate(self, platform):
+        wires = self._wires
+        m = Module()
+        held, active, mask = Signal(5, reset_less=True), Signal(5), Signal(5, init=9)
+        seen = active & ~mask
+        m.d.sync += [wires.x_out.eq(wires.x), wires.sum_out.eq(wires.sum + wires.x_out * seen[:2] + seen)]
+        with m.If(wires.shift):
+            m.d.sync += [wires.word_out.eq(held), held.eq(wires.word), wires.total_out.eq(wires.total_out + seen)]
+        with m.Elif(wires.swap):
+            m.d.sync += [active.eq(held), held.eq(seen), mask.eq(mask ^ wires.word)]
+        return m
+
+
+class Chain(Elaboratable):
+    """Cells one after the other, instances for a platform (any), else modules; then delay lines, one of them long."""
+
+    def __init__(self, long: int = 70):
+        self._long = long
+        self.domain = ClockDomain("sync")
+        self.inputs = {name: Signal(width, name=name) for name, width in DATA.items()}
+        self.inputs |= {name: Signal(name=name) for name in CONTROL[:2]} | {"rst": self.domain.rst}
+        self.outputs = {
+            name: Signal(width, name=f"out_{name}") for name, width in (("sum", 6), ("word", 5), ("total", 3), ("x", 4))
+        }
+        self.ports = {"clk": self.domain.clk, **self.inputs, **{signal.name: signal for signal in self.outputs.values()}}
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains += self.domain
+        x, word, total = self.inputs["x"], self.inputs["word"], 0
+        sums = 0
+        for index in range(CELLS):
+            cell = cell_wires()
+            m.d.comb += [cell.x.eq(x), cell.word.eq(word), cell.sum.eq(sums)]
+            m.d.comb += [cell.shift.eq(self.inputs["shift"]), cell.swap.eq(self.inputs["swap"])]
+            if platform is None:
+                m.submodules[f"cell{index}"] = Cell(cell)
+            else:
+                ports = {f"{'o' if name.endswith('_out') else 'i'}_{name}": signal for name, signal in vars(cell).items()}
+                m.submodules[f"cell{index}"] = Instance("cell", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+            x, word, sums, total = cell.x_out, cell.word_out, cell.sum_out, total ^ cell.total_out
+        m.d.comb += [self.outputs["total"].eq(total)]
+        for name, value, stages in (("sum", sums, 3), ("word", word, 9), ("x", x, self._long)):
+            for stage in range(stages):
+                # Of the short line, every stage has a reset; of the others the first.
+                register = Signal(value.shape(), name=f"{name}_{stage}", reset_less=stage > 0 and name != "sum")
+                m.d.sync += register.eq(value)
+                value = register
+            m.d.comb += self.outputs[name].eq(value)
+        return m
+
+
+def held_inputs(lanes: int) -> list[dict]:
+    """Return the inputs that are new in each cycle: many, then for a long time none, over and over; a reset in between."""
+    rng = np.random.default_rng(8)
+    cycles = []
+    for cycle in range(CYCLES):
+        busy = 0.5 if cycle % 120 < 20 else 0.02
+        new = {name: rng.integers(0, 1 << width, lanes, dtype=np.uint64) for name, width in DATA.items() if rng.random() < busy}
+        control = {name: int(rng.random() < (0.4 if cycle % 40 < 25 else 0)) for name in CONTROL[:2]}
+        cycles.append(new | control | {"rst": int(cycle in (0, 150, 151))})
+    return cycles
+
+
+def simulate(cycles: list[dict], lane: int) -> list[list[int]]:
+    """Return the outputs in every cycle as Amaranth's simulator has them."""
+    module, seen = Chain(), []
+
+    async def bench(ctx):
+        for inputs in cycles:
+            for name, value in inputs.items():
+                ctx.set(module.inputs[name], int(value if np.isscalar(value) else value[lane]))
+            await ctx.delay(1e-7)
+            seen.append([int(ctx.get(output)) for output in module.outputs.values()])
+            ctx.set(module.domain.clk, 1)
+            await ctx.delay(1e-7)
+            ctx.set(module.domain.clk, 0)
+
+    simulator = Simulator(module)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return seen
+
+
+@pytest.mark.parametrize("backend", backends.available())
+def test_held_inputs_equal_amaranth(backend):
+    module, cell = Chain(), cell_wires()
+    shared = {"cell": (Cell(cell), vars(cell))}
+    design = compile_design(module, module.ports, varying_inputs=set(DATA), shared=shared, platform=object(), backend=backend)
+    cycles, seen = held_inputs(design.lanes), []
+    for inputs in cycles:
+        for name, value in inputs.items():
+            design.set(name, value)
+        design.settle()
+        seen.append([design.get(output.name) for output in module.outputs.values()])
+        design.edge()
+    for lane in (0, design.lanes - 1):
+        mine = [[int(value if np.isscalar(value) else value[lane]) for value in outputs] for outputs in seen]
+        assert mine == simulate(cycles, lane)
