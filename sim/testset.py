@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from epsilon.accelerator import Accelerator
 from epsilon.config import ArrayConfig
 from epsilon.emulator import Emulator
-from epsilon.executor import Execution
+from epsilon.executor import Execution, Observer
 from epsilon.faults import FaultMap
 from epsilon.network import QuantizedNetwork
 from sim.lanes.accelerator import FaultLanes, LanesAccelerator
@@ -92,7 +93,9 @@ def compare_fault_maps(
     build_s = time.perf_counter() - start
     start = time.perf_counter()
     try:
-        got = simulated.run(codes, fault_maps, progress=progress and (lambda done, total: progress("lanes, maps", done, total)))
+        observer = _by_layer(network, "lanes, maps", progress)
+        report = progress and (lambda done, total: progress("lanes, maps", done, total))
+        got = simulated.run(codes, fault_maps, observer=observer, progress=report)
     finally:
         simulated.close()
     lanes_s = time.perf_counter() - start
@@ -127,12 +130,22 @@ def _all_logits(
     accelerator.reset_counters()
     found: list[list[torch.Tensor]] = [[] for _ in network.exits]
     for first in range(0, len(codes), batch):
-        execution = Execution(accelerator, codes[first : first + batch])
+        last = min(first + batch, len(codes))
+        execution = Execution(accelerator, codes[first:last], _by_layer(network, f"{what}, images {first + 1} to {last}", progress))
         for index, parts in enumerate(found):
             parts.append(execution.exit(index))
         if progress is not None:
-            progress(f"{what}, images", min(first + batch, len(codes)), len(codes))
+            progress(f"{what}, images", last, len(codes))
     return [torch.cat(parts) for parts in found], time.perf_counter() - start
+
+
+def _by_layer(network: QuantizedNetwork, what: str, progress: Progress | None) -> Observer | None:
+    """Return what tells of every layer that is done: a batch takes long enough to wonder."""
+    if progress is None:
+        return None
+    layers = len(network.weighted)
+    done = itertools.cycle(range(1, layers + 1))
+    return lambda *_: progress(f"{what}, layers", next(done), layers)
 
 
 def _compared(got, wanted, labels, build_s: float, lanes_s: float, emulator_s: float, cycles: int) -> Comparison:
