@@ -395,6 +395,10 @@ def test_run_takes_a_file_and_its_twin_has_the_threshold(tmp_path):
         assert result.exit_code == 0, result.stderr
         found.append(json.loads((tmp_path / "result.json").read_text()))
         found[-1].pop("array")
+    # A table is no circuit whose power was published, so it has no energy.
+    published, unknown = ([values.pop(name) for name in ("energy_pj", "energy_parts_pj")] for values in found)
+    assert published[0] == sum(published[1].values()) > 0
+    assert unknown == [None, None]
     assert found[0] == found[1]
     np.save(tmp_path / "other.npy", multipliers.get("KVP").table() + 1)
     result = epsilon("run", "--images", 5, "--multiplier", tmp_path / "other.npy")
