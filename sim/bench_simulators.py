@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -83,21 +84,21 @@ class Measurement:
 
 
 def jobs(configs: Iterable[ArrayConfig], simulators: Iterable[str] = SIMULATORS) -> list[Job]:
-    """Return the lines of the table; lanes in every form that this processor runs.
+    """Return the lines of the table; lanes in every form that processors of this kind can run, whether or not this one does.
 
     Raises
     ------
     ValueError
         For a simulator that is not one of ``SIMULATORS``.
     """
-    from sim.lanes.backend import available
+    from sim.lanes.backend import BACKENDS
 
     chosen = tuple(simulators)
     for name in chosen:
         if name not in SIMULATORS:
             raise ValueError(f"The simulators are {', '.join(SIMULATORS)}, not {name!r}")
-    possible = {"", "auto", *available()}
-    kinds = [kind for kind in KINDS if kind.worker in chosen and kind.backend in possible]
+    foreign = {name for name, backend in BACKENDS.items() if backend.machines and platform.machine() not in backend.machines}
+    kinds = [kind for kind in KINDS if kind.worker in chosen and kind.backend not in foreign]
     return [Job(kind, config) for config in configs for kind in kinds]
 
 

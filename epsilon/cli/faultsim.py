@@ -44,6 +44,9 @@ def faultsim(
 
     A fault is detected by output when it changes any accumulator on any image, by class when it changes the last exit's class,
     by signature when it changes any scan record.
+
+    A net has the name of its signal (multiplier.pp_5_0); one without is called by what it is part of the logic of, and a number:
+    multiplier.o[14]/0, or psum.d[3]/1 where that is the input of the register psum[3].
     """
     from dataclasses import asdict
 

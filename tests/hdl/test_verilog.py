@@ -177,16 +177,15 @@ def check_shape(rows, cols):
     lint(text)
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(64, 1), (1, 20), (9, 7)])
+@pytest.mark.parametrize(("rows", "cols"), [(64, 1), (1, 64), (9, 7)])
 def test_shapes(rows, cols):
     """A long side and a rectangle become Verilog that Verilator accepts."""
     check_shape(rows, cols)
 
 
 @pytest.mark.skipif(not os.environ.get("EPSILON_SLOW_TESTS"), reason="takes minutes: set EPSILON_SLOW_TESTS=1")
-@pytest.mark.parametrize(("rows", "cols"), [(1, 64), (64, 64)])
-def test_largest_shapes(rows, cols):
-    check_shape(rows, cols)
+def test_largest_shape():
+    check_shape(64, 64)
 
 
 def test_export_replaces_a_file(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -46,6 +47,16 @@ def test_run_gives_the_emulators_result(tmp_path):
 
 def test_crosscheck_on_lanes():
     result = epsilon("crosscheck", "--on", "lanes", *SMALL, "--images", 70, "--repair", "nearest")
+    assert result.exit_code == 0, result.output
+    assert "EQUAL" in result.stdout
+
+
+@pytest.mark.skipif(not os.environ.get("EPSILON_SLOW_TESTS"), reason="takes minutes: set EPSILON_SLOW_TESTS=1")
+@pytest.mark.parametrize(("rows", "cols"), [(64, 64), (1, 64), (64, 1)])
+def test_crosscheck_of_the_largest_arrays_on_lanes(rows, cols):
+    """Faults, records and repair included, against the emulator."""
+    array = ("--rows", rows, "--cols", cols, "--level", "gates", "--lanes", 64, "--threads", 1)
+    result = epsilon("crosscheck", "--on", "lanes", *array, "--images", 2, "--faults", 0.3, "--repair", "nearest")
     assert result.exit_code == 0, result.output
     assert "EQUAL" in result.stdout
 
@@ -97,14 +108,21 @@ def test_refusals(arguments, sentence):
 
 
 def test_bench_of_simulators(tmp_path):
-    """A worker of each kind that needs no long build, on a tiny array; each checks its own sums."""
+    """A worker of each kind that needs no long build, on a tiny array; each checks its own sums, or says what the machine lacks."""
     result = epsilon(
         "bench", "simulators", "--side", 2, "--level", "gates", "--simulator", "amaranth", "--simulator", "lanes",
         "--span", 0.1, "--cached", "--json", tmp_path / "b.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert {row["backend"] for row in rows} == {"", "auto", *({"plain", "avx2", "neon", "avx512"} & set(available()))}
+    runnable = {"", "auto", *available()}
+    assert {"", "auto", "plain"} < {row["backend"] for row in rows}
+    assert {name for name in ("avx2", "neon", "avx512") if name in runnable} <= {row["backend"] for row in rows}
+    lacking = [row for row in rows if row["backend"] not in runnable]
+    for row in lacking:
+        assert row["problem"].startswith(f"This processor cannot run the back end {row['backend']}; it can run ")
+        assert row["problem"] in result.stdout
+    rows = [row for row in rows if row not in lacking]
     for row in rows:
         assert row["problem"] is None, row
         # Only loading and draining costs cycles without work.
@@ -120,6 +138,19 @@ def test_a_job_is_given_up():
     assert measured.problem == "not done after 0.5 s"
     assert measured.mac_per_s is None
     assert set(SIMULATORS) == {job.kind.worker for job in jobs([todo.config])}
+
+
+def test_the_bench_has_every_simulator_and_says_what_the_machine_lacks(monkeypatch, tmp_path):
+    """By default 8x8 and 16x16 at both levels, and lanes of 64, 256 and 512 where the processor is an x86-64."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    configs = [ArrayConfig(rows=n, cols=n, level=level) for n in (8, 16) for level in ("words", "gates")]
+    kinds = [job.kind for job in jobs(configs[:1])]
+    assert [kind.worker for kind in kinds if kind.worker != "lanes"] == ["amaranth", "icarus", "cocotb", "verilator"]
+    assert [kind.lanes for kind in kinds if kind.worker == "lanes" and kind.cores == 1] == [64, 256, 512]
+    assert len(jobs(configs)) == len(configs) * len(kinds)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (measured,) = bench(jobs([ArrayConfig(rows=2, cols=2)], ["icarus"]), span_s=0.1, limit_s=300)
+    assert measured.problem == "No iverilog on PATH: install Icarus Verilog"
 
 
 def test_programs_grow_until_they_can_be_timed():
