@@ -69,9 +69,7 @@ def campaign(
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="table1, sa0, array, multipliers, figure1, figure2, figure3 or bits.")],
-    quick: Annotated[
-        bool, typer.Option("--quick", help=f"The first {QUICK_IMAGES:,} images and one fault map of each kind.")
-    ] = False,
+    quick: Quick = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="RESULTS.sqlite", help="[default: out/reproduce/NAME.sqlite]")
     ] = None,
@@ -80,9 +78,7 @@ def reproduce(
     slurm: Slurm = None,
     dry_run: DryRun = False,
     data: options.Data = None,
-    show: Annotated[
-        bool, typer.Option("--show", help="Print the configuration, to change and run with `campaign`, and end.")
-    ] = False,
+    show: Show = False,
 ) -> None:
     """Run a part of the paper's evaluation: Table I (table1, sa0), its figures, and what goes beyond (array, multipliers, bits)."""
     from dataclasses import replace

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from epsilon import multipliers
+from epsilon.error_bounds import error_bound, missed_bound
 from epsilon.report import tables
 from epsilon.report.paper import MODELS, POINTS, RATES, paper_table, printed_averages, table1
 from epsilon.report.results import Results, architecture
@@ -58,7 +59,7 @@ def _networks(results: Results) -> list[str]:
         for count, own in rows.groupby("correct_fault_free"):
             free = results.fault_free(own)
             kinds = ", ".join(sorted(own.kind.unique()))
-            value = f"{100 * free.value:.2f} [{100 * free.low:.2f}, {100 * free.high:.2f}]"
+            value = plain_interval(tables.spread_out("free", free), "free")
             lines.append([network, architecture(network) or "none", shown, kinds, value, f"{int(count):,} of {free.images:,}"])
     if not lines:
         return ["The rows hold no CIFAR-10 campaign, so there is nothing to lay beside Table I."]
@@ -199,7 +200,7 @@ def _multipliers(*found: pd.DataFrame) -> list[str]:
 
 def _arrays(results: Results) -> list[str]:
     """Lay out what golden weights make possible where PEs are faulty."""
-    rows = results.base[(results.base.site == "array") & results.base.bit.isna() & (results.base.dataset == "cifar10")]
+    rows = results.drawn[(results.drawn.site == "array") & (results.drawn.dataset == "cifar10")]
     if rows.empty:
         return []
     league = tables.league(results)
@@ -278,12 +279,13 @@ def _constant_columns() -> str:
 
 def _bound_arithmetic() -> str:
     alpha, rate, gamma, exits, printed = EXAMPLE
-    missed, unsure = math.exp(-(alpha**2) / (2 * rate)), (1 - gamma) ** exits
+    missed = missed_bound(alpha, rate)
+    bound, unsure = error_bound(gamma, exits, missed), error_bound(gamma, exits, 0)
     return (
         f"**The example of Eq. 8.** At alpha {alpha:g} and p {rate:g}, exp(-alpha^2 / 2p) is {missed:.3f}; the printed "
         f"sum of {printed:g} would "
-        f"need {printed - unsure:.3f}. With Eq. 9 the bound on the error is {missed + unsure:.3f}, so it promises an accuracy of "
-        f"{100 * (1 - missed - unsure):.1f} %, not {100 * (1 - printed):.2f} %."
+        f"need {printed - unsure:.3f}. With Eq. 9 the bound on the error is {bound:.3f}, so it promises an accuracy of "
+        f"{100 * (1 - bound):.1f} %, not {100 * (1 - printed):.2f} %."
     )
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
-from epsilon.report.results import Results, architecture, technique_order, uses_golden
+from epsilon.report.results import Results, architecture, count_cells, place_in, technique_order, uses_golden
 from epsilon.report.tables import spread_out
 
 __all__ = [
@@ -68,7 +68,7 @@ def best_repair(results: Results, rows: pd.DataFrame) -> str | None:
     """
     found = {}
     for technique, own in rows[rows.kind == "epsilon"].groupby("technique"):
-        if not uses_golden(own) and _complete(own, rows):
+        if not uses_golden(own) and count_cells(own) == count_cells(rows):
             found[technique] = results.estimate(own).value
     return max(technique_order(found), key=found.get, default=None)
 
@@ -88,8 +88,8 @@ def table1(results: Results, *, polarity: str = "1") -> pd.DataFrame:
     cells that are there), ``accuracy`` with its interval, ``paper`` (of an average: of the same cells of the paper), ``printed``
     (the average as the paper prints it), ``cells``, ``maps``, ``images``.
     """
-    rows = results.base
-    rows = rows[(rows.dataset == "cifar10") & (rows.site == "storage") & (rows.bits == "uniform") & rows.bit.isna()]
+    rows = results.drawn
+    rows = rows[(rows.dataset == "cifar10") & (rows.site == "storage") & (rows.bits == "uniform")]
     rows = rows[(rows.polarity == polarity) & rows.point.isin(POINTS)]
     rows = rows[rows.rate.round(6).isin(RATES)]
     # The paper's L2H is a circuit of EvoApproxLib's first release.
@@ -120,26 +120,19 @@ def _line(results: Results, rows: pd.DataFrame, names: dict) -> dict:
         **spread_out("accuracy", estimate),
         **spread_out("fault_free", results.fault_free(rows)),
         **spread_out("to_fault_free", results.loss(rows)),
-        "cells": len(rows.drop_duplicates(["point", "rate"])),
+        "cells": count_cells(rows),
         "maps": estimate.maps,
         "images": estimate.images,
         "interval": estimate.method,
     }
 
 
-def _complete(own: pd.DataFrame, rows: pd.DataFrame) -> bool:
-    return len(own.drop_duplicates(["point", "rate"])) == len(rows.drop_duplicates(["point", "rate"]))
-
-
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    def place(order: tuple[str, ...], name: str) -> int:
-        return order.index(name) if name in order else len(order)
-
     keys = pd.DataFrame(
         {
-            "model": [place(MODELS, name) for name in table.model],
+            "model": [place_in(MODELS, name) for name in table.model],
             "network": table.network,
-            "short": [place(MULTIPLIERS, name) for name in table.short],
+            "short": [place_in(MULTIPLIERS, name) for name in table.short],
             "other": table.short,
         }
     )

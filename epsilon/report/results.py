@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from epsilon.campaign.schema import KINDS
 from epsilon.multipliers import catalogue
 from epsilon.resampling import Cell, Estimate, Resampler, unpaired_difference
 from epsilon.statistics import Proportion
 
-__all__ = ["DEPLOYMENT", "MAP", "SCENARIO", "Results", "architecture", "multiplier_name", "technique_order", "uses_golden"]
+__all__ = [
+    "DEPLOYMENT",
+    "MAP",
+    "SCENARIO",
+    "Results",
+    "architecture",
+    "count_cells",
+    "multiplier_name",
+    "place_in",
+    "technique_order",
+    "uses_golden",
+]
 
 #: What the accelerator is: one network under one multiplier on one array, and the images that it was given.
 DEPLOYMENT = ["dataset", "split", "images", "network", "network_digest", "multiplier", "function", "rows", "cols"]
@@ -24,7 +37,6 @@ MAP = [*DEPLOYMENT, *SCENARIO, "point", "rate", "bit", "seed", "map_digest"]
 CELL = [*DEPLOYMENT, *SCENARIO, "point", "rate", "bit", "technique", "gamma", "alpha"]
 #: Techniques that give the same answers as long as nothing is faulty: they take the same exits.
 FAMILIES = {"vanilla": "last exit", "mendnet": "energy", "exits": "exits", "epsilon": "exits", "secded": "exits"}
-KIND_ORDER = ("vanilla", "mendnet", "exits", "epsilon", "secded")
 REPAIR_ORDER = ("quartile", "clip", "zero", "nearest", "invert")
 
 
@@ -51,11 +63,16 @@ class Results:
         self._replicates = self._resampled_images()
         self._healthy = self._healthy_rows()
 
-    @property
+    @cached_property
     def base(self) -> pd.DataFrame:
         """Rows with faults, under the thresholds that the network came with."""
         frame = self.frame
         return frame[(frame.rate > 0) & (frame.gamma_fitted == 1) & frame.alpha.isna()]
+
+    @cached_property
+    def drawn(self) -> pd.DataFrame:
+        """Those of ``base`` whose stuck bits were drawn, and not chosen."""
+        return self.base[self.base.bit.isna()]
 
     def estimate(self, rows: pd.DataFrame, column: str = "correct") -> Estimate:
         """Return the mean over cells of a count per image, as ``correct`` or ``sdc``; the rows are of one technique.
@@ -156,9 +173,14 @@ def technique_order(techniques: Sequence[str]) -> list[str]:
     def place(name: str) -> tuple:
         kind, *rest = name.split("/")
         repair = rest[0] if rest else ""
-        return (_place(KIND_ORDER, kind), _place(REPAIR_ORDER, repair), name)
+        return (place_in(KINDS, kind), place_in(REPAIR_ORDER, repair), name)
 
     return sorted(set(techniques), key=place)
+
+
+def count_cells(rows: pd.DataFrame) -> int:
+    """Return how many points of a campaign (fault point and rate) the rows of one deployment have."""
+    return len(rows.drop_duplicates(["point", "rate"]))
 
 
 def uses_golden(rows: pd.DataFrame) -> bool:
@@ -168,7 +190,8 @@ def uses_golden(rows: pd.DataFrame) -> bool:
     return bool(first.target == "golden" or automatic)
 
 
-def _place(order: Sequence[str], name: str) -> int:
+def place_in(order: Sequence[str], name: str) -> int:
+    """Return where a name stands in an order, behind all of them where it does not."""
     return order.index(name) if name in order else len(order)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from epsilon.report import figures, tables
 from epsilon.report.figures import titled
 from epsilon.report.paper import POINTS, RATES, table1
-from epsilon.report.results import Results, technique_order
+from epsilon.report.results import SCENARIO, Results, technique_order
 from epsilon.report.text import DASH, basis, interval, number, plural, points, scenario
 
 __all__ = ["Section", "sections"]
@@ -48,7 +48,7 @@ class Section:
 
 def sections(results: Results) -> Iterator[Section]:
     """Yield the sections that the rows support, in the order of the page."""
-    league = tables.league(results) if len(results.base[results.base.bit.isna()]) else pd.DataFrame()
+    league = tables.league(results) if len(results.drawn) else pd.DataFrame()
     if len(league):
         yield _league(results, league)
         yield from _table1(results)
@@ -71,7 +71,7 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
         "cycles per image", "energy per image, nJ", "cells", "maps",
     )  # fmt: skip
     body = []
-    for names, group in league.groupby(["site", "polarity", "bits", "network", "shown"], sort=True):
+    for names, group in league.groupby([*SCENARIO, "network", "shown"], sort=True):
         first = group.iloc[0]
         free = sorted({interval(row, "fault_free") for _, row in group.iterrows()}, reverse=True)
         what = f"{escape(names[3])}, {escape(names[4])}; {scenario(*names[:3])}"
@@ -86,9 +86,9 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
                 f"<td>{number(row.cycles_per_image)}</td><td>{number(row.energy_pj_per_image / 1e3)}</td>"
                 f"<td>{row.cells}{'' if row.complete else '†'}</td><td>{row.maps}</td></tr>"
             )
-    rows = results.base[results.base.bit.isna()]
     sentences = [
-        f"Mean top-1 accuracy over all fault points and rates of each technique, every cell with the same weight: {basis(rows)}.",
+        "Mean top-1 accuracy over all fault points and rates of each technique, every cell with the same weight: "
+        f"{basis(results.drawn)}.",
         "Differences are paired: same fault maps, same images. Silent corruptions are images whose answer is not the "
         "fault-free one "
         "and nothing had been flagged till then. "
@@ -151,18 +151,13 @@ def _table1(results: Results) -> Iterator[Section]:
 
 def _by_rate(results: Results, league: pd.DataFrame) -> Iterator[Section]:
     table = tables.accuracy_by_rate(results)
-    drawn = {}
-    for names, group in table.groupby(["site", "polarity", "bits"], sort=True):
-        if group.rate.nunique() < 2:
-            continue
-        name = f"accuracy_by_rate_{'_'.join(names)}"
-        drawn[name] = titled(figures.curves_by_rate(group, curves(league, names)), scenario(*names))
+    several = table[table.groupby(SCENARIO).rate.transform("nunique") > 1]
+    drawn = _per_scenario("accuracy_by_rate", several, lambda group, names: figures.curves_by_rate(group, curves(league, names)))
     if not drawn:
         return
-    rows = results.base[results.base.bit.isna()]
     text = (
-        f"Accuracy by fault rate, mean over fault points, with its interval as a band: {basis(rows)}. At most {figures.CURVES} "
-        "techniques are drawn, the baselines, the paper's repair and the best others; the CSV has all."
+        f"Accuracy by fault rate, mean over fault points, with its interval as a band: {basis(results.drawn)}. "
+        f"At most {figures.CURVES} techniques are drawn, the baselines, the paper's repair and the best others; the CSV has all."
     )
     yield Section("accuracy_by_rate", "Accuracy by fault rate", (text,), drawn, data={"accuracy_by_rate": table})
 
@@ -172,10 +167,7 @@ def _by_setting(results: Results, setting: str, figure: str) -> Iterator[Section
     if table.empty:
         return
     what = {"gamma": "confidence threshold gamma of every exit", "alpha": "importance alpha of every layer"}[setting]
-    drawn = {
-        f"accuracy_by_{setting}_{'_'.join(names)}": titled(figures.curves_by_setting(group, setting), scenario(*names))
-        for names, group in table.groupby(["site", "polarity", "bits"], sort=True)
-    }
+    drawn = _per_scenario(f"accuracy_by_{setting}", table, lambda group, _: figures.curves_by_setting(group, setting))
     text = (
         f"Accuracy by the {what} ({figure} of the paper), one curve per multiplier, intervals as bands: "
         f"{plural(table.maps.max(), 'fault map')} at most per point, {table.images.min():,} images; fault points "
@@ -186,10 +178,9 @@ def _by_setting(results: Results, setting: str, figure: str) -> Iterator[Section
 
 
 def _latency(results: Results, league: pd.DataFrame) -> Section:
-    rows = results.base[results.base.bit.isna()]
     text = (
         "Latency (Fig. 3 of the paper) as mean cycles of the array per image, early exits, signature read-out and probes included, "
-        f"by data set and multiplier: {basis(rows)}. Cycles of the array, not the time of the emulator; the host's share "
+        f"by data set and multiplier: {basis(results.drawn)}. Cycles of the array, not the time of the emulator; the host's share "
         "is not in them."
     )
     return Section("latency", "Latency (Fig. 3)", (text,), _costs(league, "cycles_per_image", "cycles per image", "latency"))
@@ -201,7 +192,7 @@ def _energy(results: Results, league: pd.DataFrame) -> Section:
         return Section(
             "energy", "Energy (Fig. 4)", ("The rows hold no count of the hardware's events, so no energy can be given.",)
         )
-    rows = results.base[results.base.bit.isna() & results.base.energy_pj.notna()]
+    rows = results.drawn[results.drawn.energy_pj.notna()]
     table = known.assign(nanojoules=known.energy_pj_per_image / 1e3)
     text = (
         "Energy (Fig. 4 of the paper) per image, from counted events of the hardware and an energy per event, by data set and "
@@ -211,22 +202,15 @@ def _energy(results: Results, league: pd.DataFrame) -> Section:
 
 
 def _costs(league: pd.DataFrame, column: str, label: str, name: str) -> dict[str, Figure]:
-    return {
-        f"{name}_{'_'.join(names)}": titled(figures.bars_by_dataset(group, column, label, curves(league, names)), scenario(*names))
-        for names, group in league.groupby(["site", "polarity", "bits"], sort=True)
-    }
+    return _per_scenario(name, league, lambda group, names: figures.bars_by_dataset(group, column, label, curves(league, names)))
 
 
 def _pareto(results: Results, league: pd.DataFrame) -> Section:
     known = league.energy_pj_per_image.notna().all()
     cost, label = ("energy_pj_per_image", "energy per image, pJ") if known else ("cycles_per_image", "cycles per image")
-    drawn = {
-        f"pareto_{'_'.join(names)}": titled(figures.pareto(group[group.complete], cost, label), scenario(*names))
-        for names, group in league.groupby(["site", "polarity", "bits"], sort=True)
-    }
-    rows = results.base[results.base.bit.isna()]
+    drawn = _per_scenario("pareto", league, lambda group, _: figures.pareto(group[group.complete], cost, label))
     text = (
-        f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(rows)}. Named "
+        f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(results.drawn)}. Named "
         "are those that "
         "none of the others beats in both." + ("" if known else " The rows hold no energy, so cycles stand in for it.")
     )
@@ -237,12 +221,8 @@ def _exits(results: Results) -> Iterator[Section]:
     table = tables.exit_shares(results)
     if table.empty:
         return
-    drawn = {
-        f"exits_{'_'.join(names)}": titled(figures.exit_bars(group), scenario(*names))
-        for names, group in table.groupby(["site", "polarity", "bits"], sort=True)
-    }
-    rows = results.base[results.base.bit.isna()]
-    text = f"Which exit answered, as a share of the images over all fault points and rates: {basis(rows)}."
+    drawn = _per_scenario("exits", table, lambda group, _: figures.exit_bars(group))
+    text = f"Which exit answered, as a share of the images over all fault points and rates: {basis(results.drawn)}."
     yield Section("exits", "Exits taken", (text,), drawn, data={"exits": table})
 
 
@@ -311,11 +291,11 @@ def _bounds(results: Results) -> Iterator[Section]:
         f"bounds_{'_'.join(map(str, names[:3]))}_{index}": titled(
             figures.bound_points(group, technique_order(group.technique)), f"{names[3]}, {names[4]}; {scenario(*names[:3])}"
         )
-        for index, (names, group) in enumerate(table.groupby(["site", "polarity", "bits", "network", "shown"], sort=True), start=1)
+        for index, (names, group) in enumerate(table.groupby([*SCENARIO, "network", "shown"], sort=True), start=1)
     }
     above = int((table.error_low > table.bound_error).sum())
     missed = int((table.missed_low > table.bound_missed).sum())
-    rows = results.base[results.base.bound_error.notna() & results.base.bit.isna()]
+    rows = results.drawn[results.drawn.bound_error.notna()]
     text = (
         f"The bounds of Eq. 8 and 9 beside the measured rates, per technique and fault rate: {basis(rows)}. The measured "
         "error lies "
@@ -324,6 +304,14 @@ def _bounds(results: Results) -> Iterator[Section]:
         "looked at; layers of one map are not independent)."
     )
     yield Section("bounds", "Bounds of Eq. 8 and 9", (text,), drawn, data={"bounds": table})
+
+
+def _per_scenario(name: str, table: pd.DataFrame, draw: Callable[[pd.DataFrame, tuple], Figure]) -> dict[str, Figure]:
+    """Return a titled figure for each kind of faults, by file name; ``draw`` gets its lines and its names (``SCENARIO``)."""
+    return {
+        f"{name}_{'_'.join(names)}": titled(draw(group, names), scenario(*names))
+        for names, group in table.groupby(SCENARIO, sort=True)
+    }
 
 
 def curves(league: pd.DataFrame, names: tuple) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from epsilon.report.results import DEPLOYMENT, SCENARIO, Results, technique_order, uses_golden
+from epsilon.report.results import DEPLOYMENT, SCENARIO, Results, count_cells, technique_order, uses_golden
 from epsilon.resampling import Estimate
 from epsilon.statistics import Proportion
 
@@ -42,10 +42,10 @@ def league(results: Results) -> pd.DataFrame:
     ``complete`` says whether the technique has as many cells as the one that has most.
     """
     lines = []
-    rows = results.base[results.base.bit.isna()]
+    rows = results.drawn
     for names, group in _groups(rows, GROUP):
         vanilla = group[group.kind == "vanilla"]
-        cells = {technique: _cells(own) for technique, own in group.groupby("technique")}
+        cells = {technique: count_cells(own) for technique, own in group.groupby("technique")}
         for technique in technique_order(group.technique):
             own = group[group.technique == technique]
             accuracy = results.estimate(own)
@@ -78,7 +78,7 @@ def league(results: Results) -> pd.DataFrame:
 
 def accuracy_by_rate(results: Results) -> pd.DataFrame:
     """Return a line per scenario, deployment, technique and fault rate: means over fault points."""
-    rows = results.base[results.base.bit.isna()]
+    rows = results.drawn
     lines = []
     for names, group in _groups(rows, [*GROUP, "technique", "rate"]):
         estimate = results.estimate(group)
@@ -165,7 +165,7 @@ def vulnerability(results: Results) -> pd.DataFrame:
 
 def exit_shares(results: Results) -> pd.DataFrame:
     """Return a line per scenario, deployment, technique and exit: the share of the images that it answered, with its interval."""
-    rows = results.base[results.base.bit.isna() & results.base.exits.notna()]
+    rows = results.drawn[results.drawn.exits.notna()]
     lines = []
     for names, group in _groups(rows, [*GROUP, "technique"]):
         taken = np.array([json.loads(text) for text in group.exits])
@@ -218,6 +218,7 @@ def detector_roc(found: pd.DataFrame) -> pd.DataFrame:
         faulty, healthy = group.score[group.faulty].to_numpy(), group.score[~group.faulty].to_numpy()
         if not len(faulty):
             continue
+        area = _area(faulty, healthy)
         thresholds = [np.inf, *np.unique(group.score)[::-1], -1.0]
         for threshold in thresholds:
             detected = Proportion(int((faulty > threshold).sum()), len(faulty))
@@ -233,7 +234,7 @@ def detector_roc(found: pd.DataFrame) -> pd.DataFrame:
                     "false_alarms": (healthy > threshold).mean() if len(healthy) else np.nan,
                     "faulty": len(faulty),
                     "healthy": len(healthy),
-                    "area": _area(faulty, healthy),
+                    "area": area,
                 }
             )
     return pd.DataFrame(lines)
@@ -261,7 +262,7 @@ def bounds(results: Results) -> pd.DataFrame:
     ``missed`` is the share of the faulty layers that a check looked at and never flagged (NaN where there was no check), ``error``
     the share of the images answered wrong, ``sdc`` of those silently unlike the fault-free answer.
     """
-    rows = results.base[results.base.bound_error.notna() & results.base.bit.isna()]
+    rows = results.drawn[results.drawn.bound_error.notna()]
     lines = []
     for names, group in _groups(rows, [*GROUP, "technique", "rate"]):
         checked = int(group.layers_missed.sum() + group.layers_detected.sum())
@@ -292,10 +293,6 @@ def _groups(rows: pd.DataFrame, columns: list[str]):
     """Yield the names, a dict, and the rows of each group."""
     for names, group in rows.groupby(columns, dropna=False, sort=True):
         yield dict(zip(columns, names, strict=True)), group
-
-
-def _cells(rows: pd.DataFrame) -> int:
-    return len(rows.drop_duplicates(["point", "rate"]))
 
 
 def _layer_order(rows: pd.DataFrame, group: pd.DataFrame) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -11,28 +13,24 @@ __all__ = ["DASH", "basis", "interval", "number", "plain_interval", "plain_point
 DASH = "-"
 
 
-def interval(row: pd.Series, name: str) -> str:
+def interval(row: Mapping[str, float], name: str) -> str:
     """Return a proportion of a table in percent with its interval, HTML."""
-    if np.isnan(row[name]):
-        return DASH
-    return f"{100 * row[name]:.2f} <small>[{100 * row[f'{name}_low']:.2f}, {100 * row[f'{name}_high']:.2f}]</small>"
+    return _with_interval(row, name, ".2f", "<small>{}</small>")
 
 
-def points(row: pd.Series, name: str) -> str:
+def points(row: Mapping[str, float], name: str) -> str:
     """Return a difference of a table in percentage points with its interval, HTML."""
-    if np.isnan(row[name]):
-        return DASH
-    return f"{100 * row[name]:+.2f} <small>[{100 * row[f'{name}_low']:+.2f}, {100 * row[f'{name}_high']:+.2f}]</small>"
+    return _with_interval(row, name, "+.2f", "<small>{}</small>")
 
 
-def plain_interval(row: pd.Series, name: str) -> str:
+def plain_interval(row: Mapping[str, float], name: str) -> str:
     """Return a proportion in percent with its interval, plain text."""
-    return interval(row, name).replace("<small>", "").replace("</small>", "")
+    return _with_interval(row, name, ".2f", "{}")
 
 
-def plain_points(row: pd.Series, name: str) -> str:
+def plain_points(row: Mapping[str, float], name: str) -> str:
     """Return a difference in percentage points with its interval, plain text."""
-    return points(row, name).replace("<small>", "").replace("</small>", "")
+    return _with_interval(row, name, "+.2f", "{}")
 
 
 def number(value: float) -> str:
@@ -65,3 +63,8 @@ def basis(rows: pd.DataFrame) -> str:
         "split each; "
         f"fault points {where}; fault rates {rates} %"
     )
+
+
+def _with_interval(row: Mapping[str, float], name: str, form: str, around: str) -> str:
+    value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    return DASH if np.isnan(value) else f"{value:{form}} " + around.format(f"[{low:{form}}, {high:{form}}]")
