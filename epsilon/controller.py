@@ -20,7 +20,7 @@ from epsilon.energy import EVENTS, Events
 from epsilon.executor import Execution, ImageStream, encode
 from epsilon.importance import OFFSET, LayerImportance, importances
 from epsilon.network import QuantizedNetwork
-from epsilon.repair import Repair, RepairContext, golden_totals, input_grid, rewritten, useful_bits
+from epsilon.repair import Repair, RepairContext, golden_totals, input_grid, useful_bits
 from epsilon.signatures import golden_records, golden_signature
 
 __all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
@@ -269,7 +269,7 @@ class Controller:
         if self.repair.needs_probe:
             stuck = useful_bits(accelerator.probe(name), layer.used_weight_bits)
         words = self.repair.repair_layer(layer.context(seen, stuck))
-        changed = rewritten(layer.words, words)
+        changed = layer.words.differing(words)
         if changed:
             accelerator.write_weights(name, words)
         layer.words, layer.known = words, stuck

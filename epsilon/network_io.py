@@ -32,6 +32,7 @@ from epsilon.network import (
     Requantization,
     WeightedLayer,
 )
+from epsilon.sentences import first_line
 from epsilon.validation import validate
 
 __all__ = ["builtin_names", "load", "network_digest", "save", "to_bytes", "validate"]
@@ -105,7 +106,7 @@ def _load_file(path: Path) -> QuantizedNetwork:
             written = (file.metadata() or {}).get(FORMAT)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidNetworkError(f"{path} is not a readable network file ({_first_line(error)})") from None
+        raise InvalidNetworkError(f"{path} is not a readable network file ({first_line(error)})") from None
     if written is None:
         raise InvalidNetworkError(f"{path} is a safetensors file, but not one of a quantised network")
     try:
@@ -119,7 +120,7 @@ def _load_file(path: Path) -> QuantizedNetwork:
     except InvalidNetworkError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidNetworkError(f"{path} does not describe a network ({type(error).__name__}: {_first_line(error)})") from None
+        raise InvalidNetworkError(f"{path} does not describe a network ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _structure(network: QuantizedNetwork) -> dict:
@@ -222,7 +223,3 @@ def _digest(header: dict, tensors: dict[str, np.ndarray]) -> str:
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

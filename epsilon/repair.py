@@ -29,7 +29,6 @@ __all__ = [
     "golden_weights",
     "input_grid",
     "placed",
-    "rewritten",
     "useful_bits",
 ]
 
@@ -241,11 +240,6 @@ def useful_bits(stuck: StuckBits, used_weight_bits: int) -> StuckBits:
     """Return the stuck bits without those that the multiplier ignores."""
     used = np.uint8(used_weight_bits)
     return StuckBits(stuck.sa0 & used, stuck.sa1 & used)
-
-
-def rewritten(before: WeightWords, after: WeightWords) -> int:
-    """Return how many words differ."""
-    return before.differing(after)
 
 
 def placed(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from epsilon.campaign.scheduling import Finished, Lost, RunUnit, run_and_time
 from epsilon.campaign.schema import Unit
+from epsilon.sentences import first_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -119,9 +120,9 @@ def connected(address: object) -> Iterator[Client]:
     try:
         client = distributed.Client(address, timeout=CONNECT_S)
     except (OSError, TimeoutError) as error:
-        raise OSError(f"No Dask scheduler answers at {address} ({_first_line(error)})") from None
+        raise OSError(f"No Dask scheduler answers at {address} ({first_line(error)})") from None
     except ValueError as error:
-        raise ValueError(f"{address!r} is no address of a Dask scheduler, as tcp://HOST:8786 is ({_first_line(error)})") from None
+        raise ValueError(f"{address!r} is no address of a Dask scheduler, as tcp://HOST:8786 is ({first_line(error)})") from None
     with client:
         yield client
 
@@ -153,7 +154,3 @@ def _extra(module: str) -> object:
         return importlib.import_module(module)
     except ImportError:
         raise ValueError(f"A cluster needs the package {module}: pip install '.[cluster]'") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

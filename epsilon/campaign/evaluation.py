@@ -68,17 +68,8 @@ class Evaluations:
         """Drop all states but the golden one."""
         self._states = {frozenset(): self._of_clean}
 
-    def logits(self, emulator: Emulator, exit_index: int, images: np.ndarray) -> np.ndarray:
-        """Return the logits of an exit under an emulator's weights as they are now, float64 (len(images), classes).
-
-        Parameters
-        ----------
-        images : int (n,)
-            Indices, ascending.
-        """
-        return self._state(emulator).at(exit_index, images)
-
-    def _state(self, emulator: Emulator) -> _Logits:
+    def state(self, emulator: Emulator) -> _Logits:
+        """Return the logits under an emulator's weights as they are now."""
         differ = frozenset((name, digest) for name, golden in self._golden.items() if (digest := emulator.digest(name)) != golden)
         if differ not in self._states:
             self._states[differ] = _Logits(self, frozenset(name for name, _ in differ))
@@ -143,7 +134,7 @@ class _Logits:
         self._running: tuple[np.ndarray, Execution] | None = None
 
     def at(self, exit_index: int, images: np.ndarray) -> np.ndarray:
-        """Return the logits of an exit for some images, running those that it lacks."""
+        """Return the logits of an exit, float64 (images, classes), for ascending indices of images; run those that are missing."""
         if self._golden[exit_index]:
             return self._shared._of_clean.at(exit_index, images)
         missing = images[~self._known[exit_index, images]]
@@ -191,7 +182,7 @@ class _Known(Execution):
         super().__init__(emulator, shared.codes[start:stop])
         self._values.clear()
         self._shared, self._images = shared, np.arange(start, stop)
-        self._logits = shared._state(emulator)
+        self._logits = shared.state(emulator)
 
     def exit(self, index: int) -> torch.Tensor:
         index %= len(self._network.exits)  # -1 is the last one

@@ -223,8 +223,7 @@ def _reading(path: str | os.PathLike) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    file = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode={mode}", uri=True, timeout=PATIENCE_S, isolation_level=None)
-    return file
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode={mode}", uri=True, timeout=PATIENCE_S, isolation_level=None)
 
 
 def _is_empty(file: sqlite3.Connection) -> bool:

@@ -73,7 +73,6 @@ def run_unit(
 
 def draw_faults(spec: FaultSpec, network: QuantizedNetwork, config: ArrayConfig) -> FaultMap:
     """Return the fault map that a specification describes."""
-    everywhere = spec.site == "array" or spec.point == "all"
     return FaultMap.sample(
         network,
         config,
@@ -83,8 +82,13 @@ def draw_faults(spec: FaultSpec, network: QuantizedNetwork, config: ArrayConfig)
         bits=spec.bits,
         bit=spec.bit,
         seed=spec.seed,
-        layers=None if everywhere else resolve_layers(network, [spec.point]),
+        layers=_layers(spec, network),
     )
+
+
+def _layers(spec: FaultSpec, network: QuantizedNetwork) -> list[str] | None:
+    """Return the layers that faults are limited to, None for no limit."""
+    return None if spec.site == "array" or spec.point == "all" else resolve_layers(network, [spec.point])
 
 
 @dataclass(eq=False)
@@ -203,10 +207,10 @@ class _Run:
 
     def _registers(self) -> list[int]:
         """Return the numbers of registers of each grid that faults were asked for in."""
-        unit, network = self.unit, self.shared.network
-        if unit.fault.site == "array":
-            return [unit.rows * unit.cols]
-        chosen = None if unit.fault.point == "all" else resolve_layers(network, [unit.fault.point])
+        network = self.shared.network
+        if self.unit.fault.site == "array":
+            return [self.shared.config.pes]
+        chosen = _layers(self.unit.fault, network)
         return [layer.matrix.size for layer in network.weighted if chosen is None or layer.name in chosen]
 
     def _fault_free(self, plain: str, gamma: float) -> Outcome:

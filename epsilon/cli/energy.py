@@ -19,11 +19,11 @@ def table(
 ) -> None:
     """The energy of every event, pJ, with its source."""
     from epsilon.cli.output import console, new_table, write_json
-    from epsilon.energy import EnergyTable, missing_energy
+    from epsilon.energy import missing_energy
     from epsilon.energy.table import NAMES, OPTIONAL
     from epsilon.multipliers import get
 
-    chosen, energies = get(multiplier), EnergyTable.load(table_file) if table_file else EnergyTable.default()
+    chosen, energies = get(multiplier), options.energy_table(table_file)
     product = energies.multiplication(chosen)
     entries = {OPTIONAL: product, **energies.entries}
     known = {name: entries[name] for name in NAMES if entries[name] is not None}

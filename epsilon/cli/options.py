@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from epsilon.config import ArrayConfig
     from epsilon.data import Dataset
+    from epsilon.energy import EnergyTable
     from epsilon.faults import FaultMap
     from epsilon.network import QuantizedNetwork
 
@@ -38,6 +39,7 @@ __all__ = [
     "Threads",
     "array_config",
     "cores",
+    "energy_table",
     "fault_map",
     "labelled_images",
     "read_image",
@@ -122,6 +124,13 @@ def array_config(rows: int, cols: int, multiplier: str, level: str) -> ArrayConf
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def energy_table(path: Path | None) -> EnergyTable:
+    """Return the energies that the option describes: the project's, with those of a file in their place."""
+    from epsilon.energy import EnergyTable
+
+    return EnergyTable.default() if path is None else EnergyTable.load(path)
 
 
 def fault_map(

@@ -79,14 +79,14 @@ def run(
 ) -> None:
     """Run images through a network with stuck-at faults and one technique against them."""
     from epsilon.cli.output import console, progress_bar, write_json
-    from epsilon.energy import EnergyTable, energy, missing_energy
+    from epsilon.energy import energy, missing_energy
     from epsilon.executor import encode
     from epsilon.faults import FaultMap
     from epsilon.network_io import load
     from epsilon.techniques import gamma_of, opened, run_technique
 
     config = options.array_config(rows, cols, multiplier, level)
-    energies = EnergyTable.load(table_file) if table_file else EnergyTable.default()
+    energies = options.energy_table(table_file)
     loaded = load(network)
     if fault_map_file is not None:
         drawn = FaultMap.load(fault_map_file)

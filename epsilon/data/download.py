@@ -7,6 +7,7 @@ from pathlib import Path
 
 from epsilon.data.dataset import DataError
 from epsilon.data.source import ENVIRONMENT
+from epsilon.sentences import first_line
 
 __all__ = ["cache", "retrieve"]
 
@@ -37,5 +38,5 @@ def retrieve(title: str, addresses: Iterable[str], md5: str, folder: Path) -> Pa
             return Path(pooch.retrieve(address, f"md5:{md5}", fname=name, path=folder))
         except Exception as error:  # whatever an address does wrong, the next one is tried
             reason = error
-    sentence = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+    sentence = first_line(reason)
     raise DataError(f"{title}'s {name} could not be downloaded ({sentence}): give its folder by --data or {ENVIRONMENT}")

@@ -24,6 +24,7 @@ from epsilon.network import InvalidNetworkError, QuantizedNetwork
 from epsilon.onnx_import.building import Builder, safe_name
 from epsilon.onnx_import.reading import OnnxImportError, Scale, read
 from epsilon.quantize import QuantizationError
+from epsilon.sentences import first_line
 from epsilon.validation import macs, validate
 
 __all__ = ["OnnxImportError", "import_onnx"]
@@ -57,7 +58,7 @@ def import_onnx(path: str | os.PathLike, *, mean: Sequence[float] = (0.0,), std:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         # A damaged model that the checker lets pass: attributes of the wrong type, shapes that do not fit.
-        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
+        sentence = first_line(error)
         raise OnnxImportError(f"{path} does not describe a network ({type(error).__name__}: {sentence})") from error
     weights = sum(layer.weight.size for layer in network.weighted)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
