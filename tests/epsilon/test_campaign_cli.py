@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pandas
 import pytest
-from typer.testing import CliRunner
+from command_line import epsilon, refused
 
 from epsilon.campaign import config
 from epsilon.campaign.plan import not_golden
 from epsilon.campaign.store import ResultStore, metadata, read
-from epsilon.cli import app
 
 SMALL = """\
 name: small
@@ -25,17 +24,6 @@ array: {rows: 8, cols: 8}
 faults: {points: [FP1, FP4], rates: [0.3], maps: 2}
 techniques: [vanilla, mendnet, epsilon: {repair: nearest, target: expected}]
 """
-
-
-def epsilon(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(*arguments: object) -> str:
-    result = epsilon(*arguments)
-    assert result.exit_code == 2, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("epsilon: ")]
-    return line.removeprefix("epsilon: ")
 
 
 @pytest.fixture

@@ -13,27 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import epsilon, refused
 from PIL import Image
-from typer.testing import CliRunner
 
-from epsilon.cli import app
 from epsilon.multipliers import catalogue
 from epsilon.network_io import load, save
-
-
-def epsilon(*arguments: object):
-    """Run the command line in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(*arguments: object) -> str:
-    """Run what cannot work; return the sentence on stderr."""
-    result = epsilon(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("epsilon: ")]
-    assert "Traceback" not in result.stderr
-    return line.removeprefix("epsilon: ")
 
 
 @pytest.fixture(scope="module")

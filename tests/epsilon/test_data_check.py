@@ -6,17 +6,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import epsilon
 
 from epsilon import data
-from epsilon.cli import app
 from epsilon.data import catalogue, download
 from epsilon.data.check import check
 from epsilon.data.source import MissingData, Source, array_checksums
-
-
-def epsilon(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

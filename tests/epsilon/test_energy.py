@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import epsilon
 
-from epsilon.cli import app
 from epsilon.config import ArrayConfig
 from epsilon.controller import Controller, vanilla
 from epsilon.emulator import Emulator
@@ -178,10 +177,6 @@ def test_early_exits_save_energy_and_a_repair_costs_some(tiny_network, tiny_imag
     assert unchecked_pj["repair"] == unchecked_pj["readback"] == 0
     assert min(repaired_pj["repair"], repaired_pj["readback"]) > 0
     assert sum(repaired_pj.values()) > sum(unchecked_pj.values())
-
-
-def epsilon(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_energy_table_command(tmp_path):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import epsilon
 
 from epsilon import multipliers
-from epsilon.cli import app
 from epsilon.config import ArrayConfig
 from epsilon.imported import from_table, read
 from epsilon.imported import verilog as reader
@@ -140,10 +139,6 @@ def published_dialect(name: str, mask: bytes, *, signed: bool = True) -> str:
 def file_of(folder: Path, text: str, name: str = "circuit.v") -> str:
     (folder / name).write_text(text)
     return str(folder / name)
-
-
-def epsilon(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("key", ["KVP", "KVQ", "L2N", "v1/mul8s_1KV8"])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
-from amaranth.sim import Simulator
+from lane_bench import in_lane, in_lanes, simulated
 
 from sim.lanes import backend as backends
 from sim.lanes.design import compile_design
@@ -94,38 +94,15 @@ def held_inputs(lanes: int) -> list[dict]:
     return cycles
 
 
-def simulate(cycles: list[dict], lane: int) -> list[list[int]]:
-    """Return the outputs in every cycle as Amaranth's simulator has them."""
-    module, seen = Chain(), []
-
-    async def bench(ctx):
-        for inputs in cycles:
-            for name, value in inputs.items():
-                ctx.set(module.inputs[name], int(value if np.isscalar(value) else value[lane]))
-            await ctx.delay(1e-7)
-            seen.append([int(ctx.get(output)) for output in module.outputs.values()])
-            ctx.set(module.domain.clk, 1)
-            await ctx.delay(1e-7)
-            ctx.set(module.domain.clk, 0)
-
-    simulator = Simulator(module)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return seen
-
-
 @pytest.mark.parametrize("backend", backends.available())
 def test_held_inputs_equal_amaranth(backend):
     module, cell = Chain(), cell_wires()
     shared = {"cell": (Cell(cell), vars(cell))}
     design = compile_design(module, module.ports, varying_inputs=set(DATA), shared=shared, platform=object(), backend=backend)
-    cycles, seen = held_inputs(design.lanes), []
-    for inputs in cycles:
-        for name, value in inputs.items():
-            design.set(name, value)
-        design.settle()
-        seen.append([design.get(output.name) for output in module.outputs.values()])
-        design.edge()
+    cycles = held_inputs(design.lanes)
+    assert all(name in design.ports for inputs in cycles for name in inputs)
+    seen = in_lanes(design, module.outputs.values(), cycles)
     for lane in (0, design.lanes - 1):
-        mine = [[int(value if np.isscalar(value) else value[lane]) for value in outputs] for outputs in seen]
-        assert mine == simulate(cycles, lane)
+        plain = Chain()
+        mine = [[in_lane(value, lane) for value in outputs] for outputs in seen]
+        assert mine == simulated(plain, plain.inputs, plain.outputs.values(), cycles, lane)

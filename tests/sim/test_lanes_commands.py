@@ -7,28 +7,14 @@ import json
 import os
 
 import pytest
-from typer.testing import CliRunner
+from command_line import epsilon, refused
 
-from epsilon.cli import app
 from epsilon.config import ArrayConfig
 from sim.bench_simulators import SIMULATORS, bench, jobs
 from sim.bench_workers import FIRST_CYCLES, REDUCTION, Pace, work_of
 from sim.lanes.backend import available
 
 SMALL = ("--rows", 4, "--cols", 3, "--level", "gates", "--lanes", 64, "--threads", 1)
-
-
-def epsilon(*arguments: object):
-    """Run the command line in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(*arguments: object) -> str:
-    """Run what cannot work; return the sentence on stderr."""
-    result = epsilon(*arguments)
-    assert result.exit_code == 2, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("epsilon: ")]
-    return line.removeprefix("epsilon: ")
 
 
 def test_run_gives_the_emulators_result(tmp_path):

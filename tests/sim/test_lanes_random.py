@@ -7,7 +7,7 @@ import pytest
 from amaranth.hdl import Cat, ClockDomain, Elaboratable, EnableInserter, Module, Mux, ResetInserter, Signal, Value, signed, unsigned
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
-from amaranth.sim import Simulator
+from lane_bench import in_lane, in_lanes, simulated
 
 from sim.lanes import backend as backends
 from sim.lanes.design import compile_design
@@ -196,45 +196,16 @@ def stimulus(seed: int, lanes: int) -> list[dict]:
     return cycles
 
 
-def simulate(seed: int, cycles: list[dict], lane: int) -> list[list[int]]:
-    """Return the outputs in every cycle as Amaranth's simulator has them."""
-    module = RandomModule(seed)
-    seen = []
-
-    async def bench(ctx):
-        for inputs in cycles:
-            for name, value in inputs.items():
-                value = int(value if np.isscalar(value) else value[lane])
-                target = module.ports[name]
-                ctx.set(target, value if not target.shape().signed else (value ^ 1 << len(target) - 1) - (1 << len(target) - 1))
-            await ctx.delay(1e-7)
-            seen.append([int(ctx.get(output)) % (1 << len(output)) for output in module.outputs])
-            ctx.set(module.domain.clk, 1)
-            await ctx.delay(1e-7)
-            ctx.set(module.domain.clk, 0)
-
-    simulator = Simulator(module)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return seen
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_random_module_equals_amaranth(seed):
     module = RandomModule(seed)
     names = backends.available()
     design = compile_design(module, module.ports, varying_inputs=set(VARYING), backend=names[seed % len(names)])
     cycles = stimulus(seed, design.lanes)
-    seen = []
-    for inputs in cycles:
-        for name, value in inputs.items():
-            if name in design.ports:
-                design.set(name, value)
-        design.settle()
-        seen.append([design.get(output.name) for output in module.outputs])
-        design.edge()
+    seen = in_lanes(design, module.outputs, cycles)
     for lane in np.linspace(0, design.lanes - 1, LANES_COMPARED).astype(int):
-        expected = simulate(seed, cycles, lane)
+        plain = RandomModule(seed)
+        expected = simulated(plain, plain.ports, plain.outputs, cycles, lane)
         for cycle in range(CYCLES):
-            mine = [int(value if np.isscalar(value) else value[lane]) for value in seen[cycle]]
+            mine = [in_lane(value, lane) for value in seen[cycle]]
             assert mine == expected[cycle], f"seed {seed}, lane {lane}, cycle {cycle}"
