@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from epsilon.plots import FILLS, HATCHES, INK, SERIES
 from epsilon.report.results import technique_order
@@ -70,13 +71,14 @@ def curves_by_setting(table: pd.DataFrame, setting: str) -> Figure:
         for name, look in zip(names, SERIES, strict=False):
             _curve(place, group[group.shown == name], setting, name, look)
         place.set_xlabel({"gamma": "confidence threshold gamma", "alpha": "layer importance alpha"}[setting])
-        _accuracy_axis(place, title, zero=False)
+        _accuracy_axis(place, title)
     _legend(figure, axes[0])
     return figure
 
 
-def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: list[str]) -> Figure:
+def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: list[str], *, unit: str = "") -> Figure:
     """Draw the mean cost per image, a panel per multiplier, a group of bars per network, a bar per technique."""
+    amounts = EngFormatter(unit)
     panels = list(table.groupby("shown", sort=True))
     networks = sorted(table.network.unique())
     width = max(PANEL[0], 0.34 * len(networks) * len(techniques) + 1.2)
@@ -96,11 +98,13 @@ def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: li
                 linewidth=0.7,
                 label=technique,
             )
-            place.bar_label(bars, [_compact(v) for v in heights], fontsize=7, rotation=90, padding=2)
+            texts = ["" if np.isnan(height) else EngFormatter(unit, places=_places(height))(height) for height in heights]
+            place.bar_label(bars, texts, fontsize=7, rotation=90, padding=2)
         places = group.drop_duplicates("network").set_index("network").dataset
         place.set_xticks(range(len(networks)), [f"{places.get(name, '')}\n{name}" for name in networks], fontsize=8)
         place.set_xlim(-0.55, len(networks) - 0.45)
         place.margins(y=0.22)
+        place.yaxis.set_major_formatter(amounts)
         place.set_ylabel(label)
         place.set_title(title, fontsize=10, loc="left")
     _legend(figure, axes[0])
@@ -223,10 +227,10 @@ def bound_points(table: pd.DataFrame, techniques: list[str]) -> Figure:
     return figure
 
 
-def pareto(table: pd.DataFrame, cost: str, label: str) -> Figure:
-    """Draw accuracy against cost per image, a panel per network; what nothing else beats in both is joined and named."""
+def pareto(table: pd.DataFrame, cost: str, label: str, *, unit: str = "") -> Figure:
+    """Draw accuracy against cost per image, a panel per network; what nothing else beats in both is joined, lettered and named."""
     panels = list(table.groupby("network", sort=True))
-    figure, axes = _panels(len(panels), width=5.0, height=4.0)
+    figure, axes = _panels(len(panels), width=PANEL[0], height=4.6)
     for place, (title, group) in zip(axes, panels, strict=True):
         group = group.sort_values([cost, "accuracy"], ascending=[True, False])
         front = group[group.accuracy > group.accuracy.shift(fill_value=-1).cummax()]
@@ -235,15 +239,19 @@ def pareto(table: pd.DataFrame, cost: str, label: str) -> Figure:
             group[cost], group.accuracy, yerr=yerr, color="#8a949e", marker="o", linestyle="none", markersize=4, elinewidth=0.8
         )
         place.step(front[cost], front.accuracy, where="post", color=INK, linewidth=1.2, linestyle="--")
-        place.plot(front[cost], front.accuracy, color=INK, marker="D", linestyle="none", markersize=6, label="on the front")
         several = group.shown.nunique() > 1
-        for line, (_, point) in enumerate(front.iterrows()):
-            text = f"{point.technique}, {point.shown}" if several else point.technique
-            nudge = (6, -11 - 9 * (line % 2))
-            place.annotate(text, (point[cost], point.accuracy), xytext=nudge, textcoords="offset points", fontsize=7)
-        place.margins(x=0.18, y=0.12)
+        for index, (letter, (_, point)) in enumerate(zip(ascii_lowercase, front.iterrows(), strict=False)):
+            name = f"{point.technique}, {point.shown}" if several else point.technique
+            # Letters at the points, left and right in turns, hide each other less than names, which stand below the panel.
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+            where = {"ha": ("right", "left")[index % 2], "va": "center", "zorder": 5}
+            place.text(point[cost], point.accuracy, letter, fontsize=7, bbox=box, **where)
+            place.plot([], [], linestyle="none", label=f"{letter}: {name}")
+        place.margins(x=0.1, y=0.08)
         place.set(xlabel=label, ylabel="mean accuracy")
-        place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        place.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), handlelength=0, handletextpad=0)
+        place.xaxis.set_major_formatter(EngFormatter(unit))
+        place.yaxis.set_major_formatter(PercentFormatter(1))
         place.grid(color="#d8dee4", linewidth=0.6)
         place.set_title(title, fontsize=10, loc="left")
     return figure
@@ -312,11 +320,14 @@ def _curve(axes: Axes, rows: pd.DataFrame, column: str, label: str, look: tuple)
         axes.vlines(rows[column], rows.accuracy_low, rows.accuracy_high, color=colour, linewidth=1, linestyle=style)
 
 
-def _accuracy_axis(axes: Axes, title: str, *, zero: bool = True) -> None:
-    if zero:
-        axes.set_ylim(0, 1.05)
+def _accuracy_axis(axes: Axes, title: str) -> None:
+    """Label the axis, over what the curves need but at least five points: what lies closer together is no difference to look at."""
+    low, high = axes.get_ylim()
+    middle, half = (low + high) / 2, max(high - low, 0.05) / 2
+    high = min(middle + half, 1.005)
+    axes.set_ylim(max(high - 2 * half, -0.005), high)
     axes.set_ylabel("accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(color="#d8dee4", linewidth=0.6)
     axes.set_title(title, fontsize=10, loc="left")
 
@@ -333,10 +344,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
 
 
-def _compact(value: float) -> str:
-    if np.isnan(value):
-        return ""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
+def _places(value: float) -> int:
+    """Return the decimals that give a value three digits once a prefix stands before its unit."""
+    return 2 - int(np.floor(np.log10(value))) % 3 if value > 0 else 0

@@ -66,11 +66,8 @@ def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler
 
 
 def _section(section: Section, folder: Path, files: list[Path]) -> str:
-    parts = [
-        f'<section id="{section.name}">',
-        f"<h2>{escape(section.title)}</h2>",
-        *(f"<p>{text}</p>" for text in section.sentences),
-    ]
+    head = [f"<h2>{escape(section.title)}</h2>", *(f"<p>{text}</p>" for text in section.sentences)]
+    shown = []
     for name, figure in section.figures.items():
         drawn = figures.svg(figures.laid_out(figure), name)
         for path, content in ((folder / f"{name}.png", figures.png(figure)), (folder / f"{name}.svg", drawn)):
@@ -79,7 +76,9 @@ def _section(section: Section, folder: Path, files: list[Path]) -> str:
         links = f'<a href="{name}.png">PNG</a> <a href="{name}.svg">SVG</a>'
         inline = figures.inline_svg(drawn, name, escape(f"{section.title}: {name}", quote=True))
         width = figure.get_figwidth()
-        parts.append(f'<figure style="max-width:{width:.1f}in">{inline}<figcaption>{links}</figcaption></figure>')
+        shown.append(f'<figure style="max-width:{width:.1f}in">{inline}<figcaption>{links}</figcaption></figure>')
+    # On paper the text stays with the first figure.
+    parts = [f'<section id="{section.name}">', '<div class="together">', *head, *shown[:1], "</div>", *shown[1:]]
     parts += section.tables
     for name, table in section.data.items():
         path = folder / f"{name}.csv"

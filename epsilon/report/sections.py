@@ -193,22 +193,25 @@ def _energy(results: Results, league: pd.DataFrame) -> Section:
             "energy", "Energy (Fig. 4)", ("The rows hold no count of the hardware's events, so no energy can be given.",)
         )
     rows = results.drawn[results.drawn.energy_pj.notna()]
-    table = known.assign(nanojoules=known.energy_pj_per_image / 1e3)
+    table = known.assign(joules=known.energy_pj_per_image * 1e-12)
     text = (
         "Energy (Fig. 4 of the paper) per image, from counted events of the hardware and an energy per event, by data set and "
         f"multiplier: {basis(rows)}. Of the modelled accelerator, not of the machine that ran the emulator."
     )
-    return Section("energy", "Energy (Fig. 4)", (text,), _costs(table, "nanojoules", "energy per image, nJ", "energy"))
+    return Section("energy", "Energy (Fig. 4)", (text,), _costs(table, "joules", "energy per image", "energy", unit="J"))
 
 
-def _costs(league: pd.DataFrame, column: str, label: str, name: str) -> dict[str, Figure]:
-    return _per_scenario(name, league, lambda group, names: figures.bars_by_dataset(group, column, label, curves(league, names)))
+def _costs(league: pd.DataFrame, column: str, label: str, name: str, *, unit: str = "") -> dict[str, Figure]:
+    return _per_scenario(
+        name, league, lambda group, names: figures.bars_by_dataset(group, column, label, curves(league, names), unit=unit)
+    )
 
 
 def _pareto(results: Results, league: pd.DataFrame) -> Section:
     known = league.energy_pj_per_image.notna().all()
-    cost, label = ("energy_pj_per_image", "energy per image, pJ") if known else ("cycles_per_image", "cycles per image")
-    drawn = _per_scenario("pareto", league, lambda group, _: figures.pareto(group[group.complete], cost, label))
+    label, unit = ("energy per image", "J") if known else ("cycles per image", "")
+    table = league.assign(cost=league.energy_pj_per_image * 1e-12 if known else league.cycles_per_image)
+    drawn = _per_scenario("pareto", table, lambda group, _: figures.pareto(group[group.complete], "cost", label, unit=unit))
     text = (
         f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(results.drawn)}. Named "
         "are those that "
