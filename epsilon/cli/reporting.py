@@ -13,9 +13,11 @@ __all__ = ["plan", "report"]
 
 
 def report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS.sqlite", help="Results of a campaign.")],
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS", help="Results of one or more campaigns: SQLite, or Parquet from `export`.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the page goes; else beside the file.")
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the page goes; else beside the first file.")
     ] = None,
     markdown: Annotated[
         Path | None,
@@ -31,16 +33,16 @@ def report(
     resampler = Resampler(confidence=confidence, resamples=resamples)
     if markdown is not None:
         from epsilon.files import write_atomically
-        from epsilon.report import Results, read, reproduction
+        from epsilon.report import Results, read_files, reproduction
 
         if out is not None:
             raise ValueError("--markdown writes one file, so it takes no --out")
-        write_atomically(markdown, reproduction(Results(read(results), resampler), results.name))
+        write_atomically(markdown, reproduction(Results(read_files(results), resampler), " ".join(path.name for path in results)))
         console().print(f"{markdown}: the paper's evaluation beside these results", soft_wrap=True, markup=False)
         return
     from epsilon.report import write_report
 
-    written = write_report(results, out or results.with_name(f"{results.stem}-report"), resampler=resampler)
+    written = write_report(results, out or results[0].with_name(f"{results[0].stem}-report"), resampler=resampler)
     console().print(f"{written.page}: {', '.join(written.sections)}", soft_wrap=True, markup=False)
     console().print(f"{len(written.files)} files of figures (PNG, SVG) and tables (CSV) beside it", soft_wrap=True, markup=False)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from epsilon.campaign.store import read
+from epsilon.campaign.export import read_files
 from epsilon.report.markdown import reproduction
 from epsilon.report.page import Report, write_report
 from epsilon.report.results import Results
 
-__all__ = ["Report", "Results", "read", "reproduction", "write_report"]
+__all__ = ["Report", "Results", "read_files", "reproduction", "write_report"]

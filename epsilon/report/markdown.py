@@ -184,6 +184,8 @@ def _multipliers(*found: pd.DataFrame) -> list[str]:
         lines = [
             [
                 short,
+                f"{group.images.min():,}",
+                f"{group.maps.max()}",
                 *(
                     plain_interval(here.iloc[0], "accuracy") if len(here := group[group.technique == name]) else ""
                     for name in names
@@ -193,7 +195,7 @@ def _multipliers(*found: pd.DataFrame) -> list[str]:
         ]
         parts += [
             f"## All multipliers, VGG16, {title}: average over the cells",
-            _grid(["multiplier", *(f"`{n}`" for n in names)], lines),
+            _grid(["multiplier", "images", "maps", *(f"`{n}`" for n in names)], lines),
         ]
     return parts
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
 
 from epsilon import __version__
-from epsilon.campaign.store import metadata, read
+from epsilon.campaign.export import read_files
+from epsilon.campaign.store import metadata
 from epsilon.files import write_atomically
 from epsilon.report import figures
 from epsilon.report.results import Results
@@ -38,22 +40,25 @@ class Report:
     files: tuple[Path, ...]
 
 
-def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler: Resampler | None = None) -> Report:
-    """Write the report of a results file into a folder: ``index.html``, each figure as PNG and SVG, each table as CSV.
+def write_report(
+    sources: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike, *, resampler: Resampler | None = None
+) -> Report:
+    """Write the report of results files into a folder: ``index.html``, each figure as PNG and SVG, each table as CSV.
 
     Parameters
     ----------
-    source : path
-        Results of a campaign (SQLite).
+    sources : path or sequence of paths
+        Results of campaigns (SQLite, or Parquet as exported).
     out : path
         Folder; made when it is missing.
 
     Raises
     ------
     ValueError
-        When the file holds no results, or none yet.
+        When a file holds no results, or all of them none yet.
     """
-    results = Results(read(source), resampler)
+    paths = [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(source) for source in sources]
+    results = Results(read_files(paths), resampler)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     found = list(sections(results))
@@ -61,7 +66,7 @@ def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler
     for section in found:
         body.append(_section(section, folder, files))
     page = folder / "index.html"
-    write_atomically(page, _page(Path(source), results, found, "\n".join(body)))
+    write_atomically(page, _page(paths, results, found, "\n".join(body)))
     return Report(page, tuple(section.title for section in found), tuple(files))
 
 
@@ -88,7 +93,7 @@ def _section(section: Section, folder: Path, files: list[Path]) -> str:
     return "\n".join([*parts, "</section>"])
 
 
-def _page(source: Path, results: Results, found: list[Section], body: str) -> str:
+def _page(sources: list[Path], results: Results, found: list[Section], body: str) -> str:
     frame = results.frame
     css = resources.files("epsilon").joinpath("data_files/report.css").read_text(encoding="utf-8")
     contents = "".join(f'<li><a href="#{section.name}">{escape(section.title)}</a></li>' for section in found)
@@ -109,7 +114,7 @@ def _page(source: Path, results: Results, found: list[Section], body: str) -> st
         "those of one seed "
         "at one fault point count once: at a higher rate they hold the faults of the lower ones, and they are drawn together."
     )
-    name = _campaign_name(source) or source.name
+    name = ", ".join(map(_campaign_name, sources))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -131,13 +136,14 @@ def _page(source: Path, results: Results, found: list[Section], body: str) -> st
 </main>
 <footer>
 <p>[Khalil &amp; Hoque]: K. Khalil, K. A. Hoque, EPSILON: Adaptive Fault Mitigation in Approximate Deep Neural Network using
-Statistical Signatures. Made by epsilon {__version__} from {escape(source.name)}.</p>
+Statistical Signatures. Made by epsilon {__version__} from {escape(", ".join(source.name for source in sources))}.</p>
 </footer>
 </body>
 </html>
 """
 
 
-def _campaign_name(source: Path) -> str | None:
-    """Return the name that the results file gives its campaign, where it does."""
-    return metadata(source).get("campaign", {}).get("name")
+def _campaign_name(source: Path) -> str:
+    """Return the name that a results file gives its campaign, where it does, else that of the file."""
+    said = {} if source.suffix.lower() == ".parquet" else metadata(source)
+    return said.get("campaign", {}).get("name") or source.stem

@@ -65,9 +65,13 @@ class Results:
 
     @cached_property
     def base(self) -> pd.DataFrame:
-        """Rows with faults, under the thresholds that the network came with."""
+        """Rows with faults, under the thresholds that the network came with; of campaigns on more and fewer images those on most."""
         frame = self.frame
-        return frame[(frame.rate > 0) & (frame.gamma_fitted == 1) & frame.alpha.isna()]
+        found = frame[(frame.rate > 0) & (frame.gamma_fitted == 1) & frame.alpha.isna()]
+        alike = found.assign(drawn=found.bit.isna()).groupby(
+            [*(name for name in DEPLOYMENT if name != "images"), *SCENARIO, "drawn"]
+        )
+        return found[found.images == alike.images.transform("max")]
 
     @cached_property
     def drawn(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from epsilon.campaign.export import export
+from epsilon.campaign.export import export, read_files
 from epsilon.campaign.schema import COLUMNS
 from epsilon.campaign.store import ResultStore, StoreError, metadata, read
 
@@ -264,3 +264,25 @@ def test_export_gives_the_same_rows(tmp_path):
         export(path, tmp_path / "r.xlsx")
     with pytest.raises(OSError, match="No such file"):
         export(path, tmp_path / "missing" / "r.csv")
+
+
+def test_files_are_read_as_one_table(tmp_path):
+    for name, numbers in (("a", range(3)), ("b", range(2, 6))):
+        with ResultStore(tmp_path / f"{name}.sqlite") as store:
+            store.add([row(number) for number in numbers])
+    export(tmp_path / "b.sqlite", tmp_path / "b.parquet")
+    both = read_files([tmp_path / "a.sqlite", tmp_path / "b.parquet"])
+    assert sorted(both.key) == [row(number)["key"] for number in range(6)]
+    assert both.dtypes.equals(read(tmp_path / "a.sqlite").dtypes)
+
+
+def test_what_is_no_table_of_results(tmp_path):
+    (tmp_path / "text.parquet").write_text("no table")
+    pandas.DataFrame({"key": ["a"]}).to_parquet(tmp_path / "other.parquet", engine="pyarrow")
+    for name, said in (
+        ("text", "is no Parquet file of results"),
+        ("other", "has no column 'configuration'"),
+        ("no", "There is no file"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_files([tmp_path / f"{name}.parquet"])

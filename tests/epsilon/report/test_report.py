@@ -154,3 +154,14 @@ def test_commands(results_file, tmp_path):
     plan = runner.invoke(app, ["plan", "--network", "digits"])
     assert re.search(r"conv1\s+144\s+1,152\s+1,029", plan.output)
     assert re.search(r"unlimited\s+-\s+-\s+9,604", plan.output)
+
+
+def test_of_a_small_and_a_large_campaign_the_large_one_counts(frame):
+    small = frame[(frame.site == "storage") & frame.bit.isna()].copy()
+    small["images"] -= 8
+    small["key"] = "small " + small.key
+    small["correct_bits"] = None
+    resampler = Resampler(resamples=100)
+    alone, both = (Results(rows, resampler) for rows in (frame, pd.concat([frame, small])))
+    assert set(both.base.key) == set(alone.base.key)
+    assert set(both.frame.images) == {*alone.frame.images, *small.images}
