@@ -12,7 +12,7 @@ from epsilon import multipliers
 from epsilon.error_bounds import error_bound, missed_bound
 from epsilon.report import tables
 from epsilon.report.paper import MODELS, POINTS, RATES, paper_table, printed_averages, table1
-from epsilon.report.results import Results, architecture
+from epsilon.report.results import Results, architecture, technique_order, uses_golden
 from epsilon.report.text import basis, plain_interval, plain_points, plural
 
 __all__ = ["reproduction"]
@@ -205,21 +205,31 @@ def _arrays(results: Results) -> list[str]:
     rows = results.drawn[(results.drawn.site == "array") & (results.drawn.dataset == "cifar10")]
     if rows.empty:
         return []
-    league = tables.league(results)
-    league = league[(league.site == "array") & (league.dataset == "cifar10")]
-    lines = [
-        [
-            row.network,
-            row.shown,
-            row.polarity,
-            f"`{row.technique}`",
-            "yes" if row.golden else "no",
-            plain_interval(row, "accuracy"),
-            plain_points(row, "to_fault_free"),
-        ]
-        for _, row in league.iterrows()
-    ]
+    worst = rows.rate.max()
+    lines = []
+    for (network, shown, polarity), group in rows.groupby(["network", "shown", "polarity"], sort=True):
+        for technique in technique_order(group.technique):
+            own = group[group.technique == technique]
+            at_worst = own[own.rate == worst]
+            values = {
+                **tables.spread_out("accuracy", results.estimate(own)),
+                **tables.spread_out("loss", results.loss(own)),
+                **tables.spread_out("loss_at_worst", results.loss(at_worst) if len(at_worst) else None),
+            }
+            lines.append(
+                [
+                    network,
+                    shown,
+                    polarity,
+                    f"`{technique}`",
+                    "yes" if uses_golden(own) else "no",
+                    plain_interval(values, "accuracy"),
+                    plain_points(values, "loss"),
+                    plain_points(values, "loss_at_worst"),
+                ]
+            )
     head = ["network", "multiplier", "stuck at", "technique", "golden weights", "accuracy", "to fault-free, points"]
+    head.append(f"the same at {100 * worst:g} %")
     return ["## Faults in the PEs (not in the paper)", f"{basis(rows)}.", _grid(head, lines)]
 
 

@@ -65,7 +65,7 @@ class Results:
 
     @cached_property
     def base(self) -> pd.DataFrame:
-        """Rows with faults, under the thresholds that the network came with; of campaigns on more and fewer images those on most."""
+        """Rows with faults, under the thresholds that the network came with; of campaigns on few and many images the latter."""
         frame = self.frame
         found = frame[(frame.rate > 0) & (frame.gamma_fitted == 1) & frame.alpha.isna()]
         alike = found.assign(drawn=found.bit.isna()).groupby(

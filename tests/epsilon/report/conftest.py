@@ -105,7 +105,8 @@ def results_file(rows, write_results, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cifar_rows(real_set) -> list[dict]:
-    """MobileNet on a few CIFAR-10 images: two cells of Table I."""
+    """MobileNet on a few CIFAR-10 images: two cells of Table I, and faulty PEs."""
     made = Campaign("mobilenet-w0.5-cifar10", 12, real_set("cifar10"))
     techniques = ("vanilla", "epsilon/quartile", "epsilon/nearest")
-    return [made.row(name, point=point, rate=0.5) for name in techniques for point in ("FP1", "FP4")]
+    table = [made.row(name, point=point, rate=0.5) for name in techniques for point in ("FP1", "FP4")]
+    return [*table, *(made.row("epsilon/nearest", site="array", rate=rate) for rate in (0.1, 0.5))]
