@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from epsilon.fault_points import resolve_layers
 from epsilon.faults import FaultMap
 from epsilon.importance import importances
 from epsilon.network import QuantizedNetwork
+from epsilon.secded import uncorrectable_words
 from epsilon.techniques import Outcome, gamma_of, run_technique
 
 __all__ = ["draw_faults", "run_unit"]
@@ -166,6 +167,7 @@ class _Run:
             "repairs": len(stream.repairs),
             "words_written": stream.rewritten,
             "words_exact": words.exact if technique.kind == "epsilon" else 0,
+            "words_uncorrectable": self._uncorrectable_words if technique.kind == "secded" else None,
             "exits": _compact(outcome.exits_taken),
             "unsure": int(np.count_nonzero(~stream.sure)),
             "run_cycles": int(stream.run.sum()),
@@ -212,6 +214,10 @@ class _Run:
             return [self.shared.config.pes]
         chosen = _layers(self.unit.fault, network)
         return [layer.matrix.size for layer in network.weighted if chosen is None or layer.name in chosen]
+
+    @cached_property
+    def _uncorrectable_words(self) -> int:
+        return uncorrectable_words(self.faults, self.shared.network, self.shared.config)
 
     def _fault_free(self, plain: str, gamma: float) -> Outcome:
         known = self.shared.fault_free
@@ -279,7 +285,7 @@ def _silent(technique: Technique, stream: StreamResult, fault_free: StreamResult
     """Return how many predictions differ from the fault-free ones before anything was flagged."""
     differ = stream.predictions != fault_free.predictions
     if technique.kind == "secded":
-        # Whatever changes a product is a word with two wrong bits, and was detected when it was used.
+        # Whatever changes a product is a word with two wrong bits, and was detected when it was used (words_uncorrectable).
         return 0
     first = next((check.image for check in stream.checks if check.flagged), len(differ))
     return int(np.count_nonzero(differ[:first]))

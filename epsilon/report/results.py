@@ -199,7 +199,7 @@ def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.sort_values("key").reset_index(drop=True)
     texts = ["configuration", "target", "repair", "detector", "scores", "exits", "energy_parts"]
     frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
-    for name in ("bit", "alpha", "gamma", "energy_pj", "first_check", "bound_missed", "bound_error"):
+    for name in ("bit", "alpha", "gamma", "energy_pj", "first_check", "bound_missed", "bound_error", "words_uncorrectable"):
         frame[name] = pd.to_numeric(frame[name]).astype(float)
     frame["polarity"] = frame.polarity.astype(str)
     splits = [json.loads(text).get("split") if text else None for text in frame.configuration]

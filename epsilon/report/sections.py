@@ -104,9 +104,25 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
         sentences.append("Where the energy is a dash, the rows hold no count of events, so none can be given.")
     if not league.complete.all():
         sentences.append("† fewer cells than the other techniques of its group: its mean is over other faults and not comparable.")
+    sentences += _uncorrectable(results.drawn[results.drawn.kind == "secded"].words_uncorrectable)
     return Section(
         "league", "League of techniques", tuple(sentences), tables=(_table(head, body, left=2),), data={"league": league}
     )
+
+
+def _uncorrectable(words: pd.Series) -> list[str]:
+    """Say what the code of secded found and could not correct; runs that were made before that was counted have NaN."""
+    known = words.dropna()
+    if words.empty:
+        return []
+    if known.empty:
+        return ["The runs of secded were made before the words that its code cannot correct were counted."]
+    unknown = len(words) - len(known)
+    return [
+        f"secded corrects one wrong bit in a word: in {plural(len(known), 'run')} it met {plural(int(known.sum()), 'word')} with "
+        "more, counted once per run, which it detects and which are used as they are."
+        + (f" {plural(unknown, 'older run')} did not count them." if unknown else "")
+    ]
 
 
 def _table1(results: Results) -> Iterator[Section]:

@@ -1,11 +1,13 @@
 """Rows of a unit: equal to the plain run, complete, repeatable, and true to their definitions."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from epsilon import data, network_io
+from epsilon.campaign import unit as campaign_unit
 from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit
 from epsilon.campaign.unit import draw_faults, run_unit
 from epsilon.config import ArrayConfig
@@ -125,6 +127,30 @@ def test_protections_in_their_order(rows):
     assert nearest["sdc"] < rows["exits"]["sdc"]
     assert (nearest["layers_faulty"], nearest["layers_detected"], nearest["layers_missed"], nearest["layers_false"]) == (1, 1, 0, 0)
     assert vanilla["layers_detected"] is None
+
+
+def test_words_that_the_code_cannot_correct_are_counted_where_there_is_a_code(rows, monkeypatch):
+    assert {name: row["words_uncorrectable"] for name, row in rows.items()} == {
+        name: 0 if name == "secded" else None for name in rows
+    }
+    draw = campaign_unit.draw_faults
+
+    def twice(spec, network, config):
+        return draw(spec, network, config) | draw(dataclasses.replace(spec, seed=spec.seed + 1), network, config)
+
+    monkeypatch.setattr(campaign_unit, "draw_faults", twice)
+    unit = unit_of((SECDED,))
+    (row,) = run_unit(unit)
+    wrong = {}
+    for spec in (unit.fault, dataclasses.replace(unit.fault, seed=unit.fault.seed + 1)):
+        registers = draw(spec, NETWORK, ArrayConfig(rows=8, cols=8)).storage["conv1"]
+        for index, bit in zip(registers.index.tolist(), registers.bit.tolist(), strict=True):
+            if not NETWORK["conv1"].matrix.flat[index] >> bit & 1:  # stuck at 1
+                wrong.setdefault(index, set()).add(bit)
+    assert row["words_uncorrectable"] == sum(len(bits) > 1 for bits in wrong.values()) > 0
+    # They are used as they are: what is left of the faults shows.
+    assert row["weights_wrong_after"] == row["words_uncorrectable"]
+    assert row["correct"] < row["correct_fault_free"]
 
 
 def test_faults_are_accounted_for_to_the_bit():

@@ -107,6 +107,20 @@ def test_missing_energy_is_said_and_present_energy_is_drawn(text, frame):
     assert "no energy can be given" in str(missing)
 
 
+def test_what_secded_cannot_correct_is_told(text, frame):
+    assert "secded" not in text
+    some, resampler = frame[frame.technique == "exits"].copy(), Resampler(resamples=100)
+    some["kind"] = some["technique"] = "secded"
+    runs = len(some) - 1  # one is without faults
+    for counted, told in (
+        ([np.nan] * len(some), "were made before the words that its code cannot correct were counted."),
+        ([2] * len(some), f"in {runs} runs it met {2 * runs} words with more, counted once per run, which it detects and which"),
+        ([0, 0, *[np.nan] * (runs - 1)], f"are used as they are. {runs - 1} older runs did not count them."),
+    ):
+        (league, *_) = sections(Results(some.assign(words_uncorrectable=counted), resampler))
+        assert told in league.sentences[-1]
+
+
 def test_figures_and_tables_are_beside_the_page(report):
     for path in report.files:
         if path.suffix == ".png":
