@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-__all__ = ["COLUMNS", "ENGINE", "KINDS", "Column", "FaultSpec", "Setting", "Technique", "Unit"]
+__all__ = ["COLUMNS", "ENGINE", "KINDS", "Column", "FaultSpec", "Setting", "Technique", "Unit", "compact"]
 
 #: Counts up whenever the same configuration would give another row, so that old rows are not taken for new ones.
 ENGINE = 1
@@ -146,6 +146,11 @@ class Column:
     type: str
     meaning: str
     later: bool = False
+
+
+def compact(value: object) -> str:
+    """Return a value of a JSON column as it is written there: the same text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 #: The columns of a row, in order. JSON columns are TEXT; a value that does not apply is NULL.

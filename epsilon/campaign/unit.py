@@ -6,7 +6,6 @@ activations in front of the faulty layer) is kept in the process, so such units 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,13 +17,14 @@ import torch
 from epsilon import data as datasets
 from epsilon import network_io
 from epsilon.campaign.accounting import FaultFacts, fault_facts, pattern_scores, word_facts
+from epsilon.campaign.energies import energy_columns
 from epsilon.campaign.evaluation import BATCH, Evaluations
-from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit
+from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit, compact
 from epsilon.config import ArrayConfig
 from epsilon.controller import StreamResult
 from epsilon.data import Dataset
 from epsilon.emulator import Emulator
-from epsilon.energy import EnergyTable, energy
+from epsilon.energy import EnergyTable
 from epsilon.error_bounds import error_bound, missed_bound
 from epsilon.executor import encode
 from epsilon.fault_points import resolve_layers
@@ -149,7 +149,7 @@ class _Run:
         row = {
             **self._common,
             "key": self.unit.key(technique, setting),
-            "configuration": _compact(self.unit.configuration(technique, setting)),
+            "configuration": compact(self.unit.configuration(technique, setting)),
             "technique": technique.name,
             "kind": technique.kind,
             "repair": technique.repair,
@@ -168,12 +168,13 @@ class _Run:
             "words_written": stream.rewritten,
             "words_exact": words.exact if technique.kind == "epsilon" else 0,
             "words_uncorrectable": self._uncorrectable_words if technique.kind == "secded" else None,
-            "exits": _compact(outcome.exits_taken),
+            "exits": compact(outcome.exits_taken),
             "unsure": int(np.count_nonzero(~stream.sure)),
             "run_cycles": int(stream.run.sum()),
             "scan_cycles": int(stream.scan.sum()),
             "probe_cycles": int(stream.probe.sum()),
-            **_spent(technique, stream, config),
+            "events": compact(stream.events.describe()),
+            **energy_columns(stream.events, EnergyTable.default(), config.multiplier, kind=technique.kind),
             **self._detection(technique, setting, stream, gamma),
         }
         return {name: row[name] for name in COLUMNS}
@@ -191,7 +192,7 @@ class _Run:
             "cols": unit.cols,
             "site": fault.site,
             "point": fault.point,
-            "layers": _compact(list(facts.wrong)),
+            "layers": compact(list(facts.wrong)),
             "rate": float(fault.rate),
             "polarity": str(fault.polarity),
             "bits": fault.bits,
@@ -266,19 +267,10 @@ class _Run:
             "checks": len(stream.checks),
             "first_check": stream.checks[0].image if stream.checks else None,
             # Nothing is rewritten before the first check, so these are its scores, and what it would have found had there been one.
-            "scores": _compact(pattern_scores(self.facts, of_layer)),
+            "scores": compact(pattern_scores(self.facts, of_layer)),
             "bound_missed": missed,
             "bound_error": error_bound(gamma, len(self.shared.network.exits), missed),
         }
-
-
-def _spent(technique: Technique, stream: StreamResult, config: ArrayConfig) -> dict:
-    """Return the columns of events and energy; the latter NULL where nobody knows what a product of the multiplier costs."""
-    columns = {"events": _compact(stream.events.describe()), "energy_pj": None, "energy_parts": None}
-    parts = energy(stream.events, EnergyTable.default(), config.multiplier, secded=technique.kind == "secded")
-    if parts is not None:
-        columns |= {"energy_pj": sum(parts.values()), "energy_parts": _compact(parts)}
-    return columns
 
 
 def _silent(technique: Technique, stream: StreamResult, fault_free: StreamResult) -> int:
@@ -305,7 +297,3 @@ def _shared(name: str, digest: str, multiplier: str, rows: int, cols: int, split
 @lru_cache(maxsize=2)
 def _dataset(name: str, split: str, data: str | None) -> Dataset:
     return datasets.load(name, split, data)
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

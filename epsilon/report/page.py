@@ -10,6 +10,7 @@ from pathlib import Path
 
 from epsilon import __version__
 from epsilon.campaign.store import metadata, read
+from epsilon.energy import EnergyTable
 from epsilon.files import write_atomically
 from epsilon.report import figures
 from epsilon.report.results import Results
@@ -38,7 +39,13 @@ class Report:
     files: tuple[Path, ...]
 
 
-def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler: Resampler | None = None) -> Report:
+def write_report(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    resampler: Resampler | None = None,
+    energies: EnergyTable | None = None,
+) -> Report:
     """Write the report of a results file into a folder: ``index.html``, each figure as PNG and SVG, each table as CSV.
 
     Parameters
@@ -47,13 +54,15 @@ def write_report(source: str | os.PathLike, out: str | os.PathLike, *, resampler
         Results of a campaign (SQLite).
     out : path
         Folder; made when it is missing.
+    resampler, energies
+        See ``epsilon.report.Results``.
 
     Raises
     ------
     ValueError
         When the file holds no results, or none yet.
     """
-    results = Results(read(source), resampler)
+    results = Results(read(source), resampler, energies=energies)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     found = list(sections(results))

@@ -14,7 +14,7 @@ from epsilon.report import figures, tables
 from epsilon.report.figures import titled
 from epsilon.report.paper import POINTS, RATES, table1
 from epsilon.report.results import SCENARIO, Results, technique_order
-from epsilon.report.text import DASH, basis, interval, number, plural, points, scenario
+from epsilon.report.text import DASH, basis, energy_sources, interval, number, plural, points, scenario
 
 __all__ = ["Section", "sections"]
 
@@ -204,6 +204,7 @@ def _latency(results: Results, league: pd.DataFrame) -> Section:
 
 def _energy(results: Results, league: pd.DataFrame) -> Section:
     known = league[league.energy_pj_per_image.notna()]
+    sources = () if results.energies is None else (escape(energy_sources(results.energies)),)
     if known.empty:
         return Section(
             "energy", "Energy (Fig. 4)", ("The rows hold no count of the hardware's events, so no energy can be given.",)
@@ -214,7 +215,7 @@ def _energy(results: Results, league: pd.DataFrame) -> Section:
         "Energy (Fig. 4 of the paper) per image, from counted events of the hardware and an energy per event, by data set and "
         f"multiplier: {basis(rows)}. Of the modelled accelerator, not of the machine that ran the emulator."
     )
-    return Section("energy", "Energy (Fig. 4)", (text,), _costs(table, "nanojoules", "energy per image, nJ", "energy"))
+    return Section("energy", "Energy (Fig. 4)", (text, *sources), _costs(table, "nanojoules", "energy per image, nJ", "energy"))
 
 
 def _costs(league: pd.DataFrame, column: str, label: str, name: str) -> dict[str, Figure]:
