@@ -1,7 +1,9 @@
 """Runs one unit of a campaign: every technique on one fault map, a row each.
 
-All techniques see the same faults and images. What units of the same network, multiplier and images share (golden logits,
-activations in front of the faulty layer) is kept in the process, so such units should follow each other.
+All techniques see the same faults and images. What units of the same network, function of the multiplier and images share (golden
+logits, activations in front of the faulty layer) is kept in the process, so such units should follow each other. Where multipliers
+of different names compute the same function, their units on the same faults share the logits of faulty networks as well; thresholds
+and energies are each multiplier's own.
 """
 
 from __future__ import annotations
@@ -94,13 +96,46 @@ def _layers(spec: FaultSpec, network: QuantizedNetwork) -> list[str] | None:
 
 @dataclass(eq=False)
 class _Shared:
-    """What units of one network, multiplier and set of images have in common."""
+    """What units of one network, function of the multiplier and set of images have in common.
+
+    Members
+    -------
+    fault_free : dict
+        Outcomes by multiplier, technique and gamma: thresholds of energy are each multiplier's own.
+    map_digest : str or None
+        Of the faults that ``evaluations`` remembers logits under.
+    """
 
     network: QuantizedNetwork
-    config: ArrayConfig
     dataset: Dataset
     evaluations: Evaluations
-    fault_free: dict[tuple[str, float], Outcome] = field(default_factory=dict)
+    fault_free: dict[tuple[str, str, float], Outcome] = field(default_factory=dict)
+    map_digest: str | None = None
+
+    def begin(self, map_digest: str | None) -> None:
+        """Forget the logits of faulty networks, unless they are of this fault map."""
+        if self.map_digest != map_digest:
+            self.evaluations.forget()
+            self.map_digest = map_digest
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What a multiplier computes in a network, for whose integers its name does not matter.
+
+    Parameters
+    ----------
+    digest : str
+        Of the products.
+    mask : bytes or None
+        Its biases go by it, see ``QuantizedNetwork.adapted``.
+    multiplier : str
+        One that computes it.
+    """
+
+    digest: str
+    mask: bytes | None
+    multiplier: str = field(compare=False)
 
 
 class _Run:
@@ -109,10 +144,10 @@ class _Run:
     def __init__(self, unit: Unit, data: str | os.PathLike | None) -> None:
         self.unit = unit
         folder = None if data is None else os.fspath(data)
-        self.shared = _shared(
-            unit.network, unit.network_digest, unit.multiplier, unit.rows, unit.cols, unit.split, unit.images, folder
-        )
-        network, config = self.shared.network, self.shared.config
+        self.config = config = _config(unit.multiplier, unit.rows, unit.cols)
+        function = _Function(unit.function, config.multiplier.mask, unit.multiplier)
+        self.shared = _shared(unit.network, unit.network_digest, function, unit.rows, unit.cols, unit.split, unit.images, folder)
+        network = self.shared.network
         self.faults = draw_faults(unit.fault, network, config)
         self.facts: FaultFacts = fault_facts(self.faults, network, config)
         self.emulator = Emulator(config)
@@ -122,18 +157,20 @@ class _Run:
     def rows(self, progress: Callable[[int, int], None] | None) -> list[dict]:
         variants = self.unit.variants
         found: dict[int, dict] = {}
+        self.shared.begin(self._common["map_digest"])
         try:
             # The last exit first: on its way it answers for all others on the same weights.
             for index in sorted(range(len(variants)), key=lambda index: variants[index][0].kind != "vanilla"):
                 found[index] = self._row(*variants[index])
                 if progress is not None:
                     progress(len(found), len(variants))
-        finally:
-            self.shared.evaluations.forget()
+        except BaseException:
+            self.shared.begin(None)  # what was under way is half done
+            raise
         return [found[index] for index in range(len(variants))]
 
     def _row(self, technique: Technique, setting: Setting) -> dict:
-        network, config = self.shared.network, self.shared.config
+        network, config = self.shared.network, self.config
         gamma = gamma_of(network, config) if setting.gamma is None else setting.gamma
         # Exits, as the technique takes them, without any detection or correction.
         plain = NAMES[technique.kind] if technique.kind in ("vanilla", "mendnet") else "none"
@@ -186,7 +223,7 @@ class _Run:
             "network": self.shared.network.name,
             "network_digest": unit.network_digest,
             "dataset": self.shared.dataset.name,
-            "multiplier": self.shared.config.multiplier.key,
+            "multiplier": self.config.multiplier.key,
             "function": unit.function,
             "rows": unit.rows,
             "cols": unit.cols,
@@ -212,19 +249,19 @@ class _Run:
         """Return the numbers of registers of each grid that faults were asked for in."""
         network = self.shared.network
         if self.unit.fault.site == "array":
-            return [self.shared.config.pes]
+            return [self.config.pes]
         chosen = _layers(self.unit.fault, network)
         return [layer.matrix.size for layer in network.weighted if chosen is None or layer.name in chosen]
 
     @cached_property
     def _uncorrectable_words(self) -> int:
-        return uncorrectable_words(self.faults, self.shared.network, self.shared.config)
+        return uncorrectable_words(self.faults, self.shared.network, self.config)
 
     def _fault_free(self, plain: str, gamma: float) -> Outcome:
-        known = self.shared.fault_free
-        if (plain, gamma) not in known:
-            known[plain, gamma] = self._run(plain, None, gamma)
-        return known[plain, gamma]
+        known, key = self.shared.fault_free, (self.unit.multiplier, plain, gamma)
+        if key not in known:
+            known[key] = self._run(plain, None, gamma)
+        return known[key]
 
     def _without_protection(self, plain: str, gamma: float) -> Outcome:
         if (plain, gamma) not in self._faulty:
@@ -283,15 +320,21 @@ def _silent(technique: Technique, stream: StreamResult, fault_free: StreamResult
     return int(np.count_nonzero(differ[:first]))
 
 
+@lru_cache(maxsize=8)
+def _config(multiplier: str, rows: int, cols: int) -> ArrayConfig:
+    return ArrayConfig(rows=rows, cols=cols, multiplier=multiplier)
+
+
 @lru_cache(maxsize=1)
-def _shared(name: str, digest: str, multiplier: str, rows: int, cols: int, split: str, images: int, data: str | None) -> _Shared:
+def _shared(
+    name: str, digest: str, function: _Function, rows: int, cols: int, split: str, images: int, data: str | None
+) -> _Shared:
     network = network_io.load(name)
     if network_io.network_digest(network) != digest:
         raise ValueError(f"The network {name!r} is no longer the one that the campaign was planned with")
-    config = ArrayConfig(rows=rows, cols=cols, multiplier=multiplier)
     dataset = _dataset(network.metadata.get("dataset", network.name), split, data).first(images)
-    evaluations = Evaluations(network, config, encode(network, dataset.images))
-    return _Shared(network, config, dataset, evaluations)
+    evaluations = Evaluations(network, _config(function.multiplier, rows, cols), encode(network, dataset.images))
+    return _Shared(network, dataset, evaluations)
 
 
 @lru_cache(maxsize=2)

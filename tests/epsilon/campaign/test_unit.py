@@ -203,6 +203,81 @@ def test_a_chosen_bit_is_the_only_one():
     assert (lowest["bit"], highest["bit"]) == (0, 7)
 
 
+TWINS = ("v2022/mul8s_1L2J", "v1/mul8s_1L2H")
+
+
+def count_products(monkeypatch):
+    """Return the list of layers that are multiplied from now on."""
+    found, multiply = [], Emulator.multiply
+
+    def counted(self, layer, activations):
+        found.append(layer)
+        return multiply(self, layer, activations)
+
+    monkeypatch.setattr(Emulator, "multiply", counted)
+    return found
+
+
+@pytest.mark.parametrize("fault", [{}, {"site": "array", "point": "all", "polarity": "both"}])
+def test_multipliers_of_one_function_share_logits_and_nothing_else(monkeypatch, fault):
+    units = [unit_of(multiplier=multiplier, **fault) for multiplier in TWINS]
+    alone = []
+    for unit in units:
+        campaign_unit._shared.cache_clear()
+        alone.append(run_unit(unit))
+    assert [row["multiplier"] for row in alone[0] + alone[1]] == [TWINS[0]] * len(EVERY) + [TWINS[1]] * len(EVERY)
+    campaign_unit._shared.cache_clear()
+    products = count_products(monkeypatch)
+    assert run_unit(units[0]) == alone[0]
+    assert products
+    del products[:]
+    assert run_unit(units[1]) == alone[1]
+    assert not products
+    # Other faults, and the same once more: logits are kept of one fault map at a time.
+    other = unit_of((EXITS,), multiplier=TWINS[0], **fault | {"seed": 5})
+    run_unit(other)
+    assert products
+    del products[:]
+    assert run_unit(units[1]) == alone[1]
+    assert products
+
+
+def test_thresholds_are_those_of_each_multiplier(tmp_path):
+    own = {name: NETWORK.metadata[name] | {TWINS[1]: value} for name, value in (("gamma", 0.3), ("tau", [0.0, 0.0, 0.0]))}
+    path = tmp_path / "own.safetensors"
+    network_io.save(dataclasses.replace(NETWORK, metadata={**NETWORK.metadata, **own}), path)
+    techniques = (VANILLA, EXITS, MENDNET, epsilon("nearest", "map"))
+    units = [dataclasses.replace(unit_of(techniques, multiplier=multiplier), network=str(path)) for multiplier in TWINS]
+    alone = []
+    for unit in units:
+        campaign_unit._shared.cache_clear()
+        alone.append(run_unit(unit))
+    for index in (1, 2, 3):
+        assert alone[1][index]["gamma"] == 0.3 < alone[0][index]["gamma"]
+        assert alone[1][index]["exits"] != alone[0][index]["exits"]
+    for order in ((0, 1), (1, 0)):
+        campaign_unit._shared.cache_clear()
+        assert {index: run_unit(units[index]) for index in order} == dict(enumerate(alone))
+
+
+def test_a_unit_that_was_stopped_leaves_no_half_logits(monkeypatch):
+    campaign_unit._shared.cache_clear()
+    unit = unit_of((VANILLA,))
+    expected, multiply = run_unit(unit), Emulator.multiply
+
+    def stopped(self, layer, activations):
+        if layer == NETWORK.weighted[-1].name:
+            raise KeyboardInterrupt
+        return multiply(self, layer, activations)
+
+    campaign_unit._shared.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Emulator, "multiply", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_unit(unit)
+    assert run_unit(unit) == expected
+
+
 def test_another_network_than_planned_is_refused():
     unit = unit_of((VANILLA,))
     object.__setattr__(unit, "network_digest", "0" * 64)
