@@ -58,6 +58,8 @@ def not_golden(rows: pandas.DataFrame) -> pandas.DataFrame:
 def plan(config: CampaignConfig, data: str | os.PathLike | None = None) -> list[Unit]:
     """Return the units of a campaign: by network, multiplier, site, fault point and kind of fault, map, and rising rate.
 
+    Multipliers that compute the same function stand together, on each fault one after the other: they share what is computed.
+
     Parameters
     ----------
     config : CampaignConfig
@@ -70,7 +72,9 @@ def plan(config: CampaignConfig, data: str | os.PathLike | None = None) -> list[
         For a network that cannot be read, a fault point or a fitted gamma that it does not have, and more images than there are.
     """
     circuits = [multipliers.get(name) for name in config.multipliers]
-    functions = [function_digest(circuit) for circuit in circuits]
+    functions: dict[str, list[multipliers.Multiplier]] = {}
+    for circuit in circuits:
+        functions.setdefault(function_digest(circuit), []).append(circuit)
     seeds = [map_seed(config.seed, index) for index in range(config.maps)]
     counts: dict[str, int] = {}
     units = []
@@ -89,12 +93,12 @@ def plan(config: CampaignConfig, data: str | os.PathLike | None = None) -> list[
             "split": config.split,
             "images": counts[dataset],
         }
-        for circuit, function in zip(circuits, functions, strict=True):
+        for function, alike in functions.items():
             for fault in _faults(config, seeds):
                 variants = tuple(_variants(config, fault.site))
                 if variants:
-                    unit = Unit(**shared, multiplier=circuit.spec, function=function, fault=fault, variants=variants)
-                    units.append(unit)
+                    same = {**shared, "function": function, "fault": fault, "variants": variants}
+                    units += [Unit(**same, multiplier=circuit.spec) for circuit in alike]
     return units
 
 

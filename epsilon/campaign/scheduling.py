@@ -1,7 +1,8 @@
 """Units of work to workers and their rows to the file: in this process's children, or on a Dask cluster (``dask_workers``).
 
-One process alone writes the file. A worker gets one unit at a time, of the network and multiplier that it had before as long as
-there are any, because a process keeps what such units share. So the load is even to the end, and a worker that dies loses one unit.
+One process alone writes the file. A worker gets one unit at a time, of the network and function of the multiplier that it had
+before as long as there are any, and of those one on the same faults first, because a process keeps what such units share. So the
+load is even to the end, and a worker that dies loses one unit.
 Rows do not depend on who computes them, nor on how many workers there are.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from epsilon.campaign.plan import row_keys
-from epsilon.campaign.schema import Unit
+from epsilon.campaign.schema import FaultSpec, Unit
 from epsilon.campaign.store import ResultStore
 
 __all__ = ["Assignments", "Finished", "LocalWorkers", "Lost", "RunUnit", "Workers", "execute", "pending", "run_and_time"]
@@ -66,7 +67,7 @@ class Workers(Protocol):
 
 
 class Assignments:
-    """Which unit comes next, for whom; units of one network and multiplier stay together.
+    """Which unit comes next, for whom; units of one network and function of the multiplier stay together, and on the same faults.
 
     Parameters
     ----------
@@ -74,31 +75,43 @@ class Assignments:
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:
-        self._groups: dict[tuple, deque[Unit]] = {}
+        self._groups: dict[tuple, dict[FaultSpec, deque[Unit]]] = {}
         self._deaths: Counter[Unit] = Counter()
-        self._last: dict[str, tuple] = {}
+        self._last: dict[str, Unit] = {}
         self.running: dict[str, Unit] = {}
         for unit in units:
-            self._groups.setdefault(_group(unit), deque()).append(unit)
+            self._groups.setdefault(_group(unit), {}).setdefault(unit.fault, deque()).append(unit)
 
     def __len__(self) -> int:
-        return sum(map(len, self._groups.values())) + len(self.running)
+        return sum(map(self._left, self._groups)) + len(self.running)
+
+    def _left(self, group: tuple) -> int:
+        return sum(map(len, self._groups[group].values()))
 
     def next(self, worker: str) -> Unit | None:
         """Return the unit that a worker does now; None when all are given away.
 
-        Of the group that it had; else of the one that fewest are at, of those the largest.
+        Of the group that it had; else of the one that fewest are at, of those the largest. In it on the faults that it had; else on
+        the first that nobody has, or, where there are none left, on the first.
         """
-        own = self._last.get(worker)
-        if not self._groups.get(own):
+        last = self._last.get(worker)
+        group = None if last is None else _group(last)
+        if not self._groups.get(group):
             at = Counter(_group(unit) for unit in self.running.values())
-            left = [group for group, units in self._groups.items() if units]
+            left = [group for group, faults in self._groups.items() if faults]
             if not left:
                 return None
-            own = min(left, key=lambda group: (at[group], -len(self._groups[group])))
-        self._last[worker] = own
-        self.running[worker] = self._groups[own].popleft()
-        return self.running[worker]
+            group = min(left, key=lambda group: (at[group], -self._left(group)))
+        faults = self._groups[group]
+        fault = None if last is None else last.fault
+        if fault not in faults:
+            taken = {unit.fault for unit in self._last.values()}
+            fault = next((fault for fault in faults if fault not in taken), next(iter(faults)))
+        unit = faults[fault].popleft()
+        if not faults[fault]:
+            del faults[fault]
+        self._last[worker] = self.running[worker] = unit
+        return unit
 
     def finished(self, worker: str) -> Unit:
         """Return the unit that a worker is done with."""
@@ -120,7 +133,12 @@ class Assignments:
                 f"{ATTEMPTS} workers died on network {Path(unit.network).name} under {unit.multiplier}, perhaps for want of "
                 "memory: try fewer --workers"
             )
-        self._groups[_group(unit)].appendleft(unit)
+        # It comes first, and so does all that is on its faults.
+        group = _group(unit)
+        faults = self._groups[group]
+        same = faults.pop(unit.fault, deque())
+        same.appendleft(unit)
+        self._groups[group] = {unit.fault: same, **faults}
 
 
 def pending(units: Iterable[Unit], done: set[str]) -> list[Unit]:
@@ -304,7 +322,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _group(unit: Unit) -> tuple:
-    return unit.network, unit.network_digest, unit.multiplier, unit.images
+    return unit.network, unit.network_digest, unit.function, unit.images
 
 
 def _require_rows(unit: Unit, event: Finished) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-__all__ = ["COLUMNS", "ENGINE", "KINDS", "Column", "FaultSpec", "Setting", "Technique", "Unit"]
+__all__ = ["COLUMNS", "ENGINE", "KINDS", "Column", "FaultSpec", "Setting", "Technique", "Unit", "compact"]
 
 #: Counts up whenever the same configuration would give another row, so that old rows are not taken for new ones.
 ENGINE = 1
@@ -141,10 +141,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the results: its SQLite type and what it holds."""
+    """A column of the results: its SQLite type, what it holds, and whether files that were begun before there was one lack it."""
 
     type: str
     meaning: str
+    later: bool = False
+
+
+def compact(value: object) -> str:
+    """Return a value of a JSON column as it is written there: the same text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 #: The columns of a row, in order. JSON columns are TEXT; a value that does not apply is NULL.
@@ -197,6 +203,9 @@ COLUMNS = {
     "repairs": Column("INTEGER", "checks that rewrote anything"),
     "words_written": Column("INTEGER", "words rewritten"),
     "words_exact": Column("INTEGER", "of those, read back equal to golden in all useful bits at the end"),
+    "words_uncorrectable": Column(
+        "INTEGER", "of secded: words that the code detected as wrong and could not correct, counted once", later=True
+    ),
     "exits": Column("TEXT", "JSON: images that each exit answered"),
     "unsure": Column("INTEGER", "images that no exit was sure of"),
     "run_cycles": Column("INTEGER", "cycles of the array running images, all images"),

@@ -4,6 +4,9 @@ One transaction per unit of work, in SQLite's rollback journal: killed at any mo
 of the others. One process at a time writes: it keeps ``.NAME.lock`` beside the file locked, which the operating system ends
 when the process ends, however it does. Readers need no lock. Both rest on the locks of the file system: on a network folder without
 working locks (some NFS mounts) write to a local disk and copy the file afterwards.
+
+A file that was begun before a column was thought of (``Column.later``) is a file like any other: its rows have NULL there. Reading
+leaves it as it is; the next campaign on it adds the column.
 """
 
 from __future__ import annotations
@@ -98,7 +101,11 @@ class ResultStore:
                         self._file.execute(table)
                     described = [("format", json.dumps(FORMAT)), ("version", json.dumps(VERSION))]
                     self._file.executemany("INSERT INTO meta VALUES (?, ?)", described)
-            _require_format(self._file, self.path)
+            missing = _require_format(self._file, self.path)
+            if missing:
+                with self._transaction():
+                    for name in missing:
+                        self._file.execute(f"ALTER TABLE runs ADD COLUMN {name} {COLUMNS[name].type}")
 
     def close(self) -> None:
         """Close the file and let others write it."""
@@ -147,9 +154,12 @@ class ResultStore:
             if row.keys() != COLUMNS.keys():
                 differ = ", ".join(sorted(row.keys() ^ COLUMNS.keys()))
                 raise ValueError(f"A row has exactly the columns of the schema; these differ: {differ}")
-        marks = ", ".join("?" * len(COLUMNS))
+        # By name: columns that were added to a file are its last ones.
+        names, marks = ", ".join(COLUMNS), ", ".join("?" * len(COLUMNS))
         with _sentences(self.path), self._transaction():
-            self._file.executemany(f"INSERT INTO runs VALUES ({marks})", ([row[name] for name in COLUMNS] for row in rows))
+            self._file.executemany(
+                f"INSERT INTO runs ({names}) VALUES ({marks})", ([row[name] for name in COLUMNS] for row in rows)
+            )
             if rows:
                 timing = (rows[0]["key"], len(rows), seconds, worker)
                 self._file.execute("INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?)", timing)
@@ -189,8 +199,9 @@ def read(path: str | os.PathLike, *, current: bool = False) -> pandas.DataFrame:
     import pandas
 
     only = "WHERE key IN (SELECT key FROM plan) " if current else ""
-    with _reading(path) as file:
-        rows = file.execute(f"SELECT {', '.join(COLUMNS)} FROM runs {only}ORDER BY {', '.join(ORDER)}").fetchall()
+    with _reading(path) as (file, missing):
+        chosen = ", ".join("NULL" if name in missing else name for name in COLUMNS)
+        rows = file.execute(f"SELECT {chosen} FROM runs {only}ORDER BY {', '.join(ORDER)}").fetchall()
     values = {}
     for number, (name, column) in enumerate(COLUMNS.items()):
         entries = [row[number] for row in rows]
@@ -206,20 +217,20 @@ def read(path: str | os.PathLike, *, current: bool = False) -> pandas.DataFrame:
 
 def metadata(path: str | os.PathLike) -> dict:
     """Return what a file of results says of itself: ``format``, ``version`` and the last ``campaign``, plain JSON."""
-    with _reading(path) as file:
+    with _reading(path) as (file, _):
         return {name: json.loads(value) for name, value in file.execute("SELECT name, value FROM meta")}
 
 
 @contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[sqlite3.Connection]:
+def _reading(path: str | os.PathLike) -> Iterator[tuple[sqlite3.Connection, list[str]]]:
+    """Give a file of results for reading, and the columns that it does not have yet."""
     path = Path(path)
     if not path.is_file():
         raise StoreError(f"There is no file of results {path}")
     with _sentences(path), closing(_connect(path, "rw")) as file:  # rw: SQLite may have to undo what a killed writer left
         if _is_empty(file):
             raise StoreError(f"{path} is no file of results of a campaign")
-        _require_format(file, path)
-        yield file
+        yield file, _require_format(file, path)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -230,15 +241,19 @@ def _is_empty(file: sqlite3.Connection) -> bool:
     return file.execute("SELECT COUNT(*) FROM sqlite_master").fetchone() == (0,)
 
 
-def _require_format(file: sqlite3.Connection, path: Path) -> None:
+def _require_format(file: sqlite3.Connection, path: Path) -> list[str]:
+    """Return the columns that were thought of after the file was begun; refuse what is no file of results of this version."""
     tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = {}
     if {"meta", "runs", "plan", "timing"} <= tables and _columns(file, "meta") == ["name", "value"]:
         found = dict(file.execute("SELECT name, value FROM meta"))
     if found.get("format") != json.dumps(FORMAT):
         raise StoreError(f"{path} is no file of results of a campaign")
-    if found.get("version") != json.dumps(VERSION) or _columns(file, "runs") != list(COLUMNS):
+    there = set(_columns(file, "runs"))
+    missing = [name for name in COLUMNS if name not in there]
+    if found.get("version") != json.dumps(VERSION) or not there <= COLUMNS.keys() or not all(COLUMNS[n].later for n in missing):
         raise StoreError(f"{path} was written by another version of this program: choose another file")
+    return missing
 
 
 def _columns(file: sqlite3.Connection, table: str) -> list[str]:

@@ -1,16 +1,17 @@
 """Runs one unit of a campaign: every technique on one fault map, a row each.
 
-All techniques see the same faults and images. What units of the same network, multiplier and images share (golden logits,
-activations in front of the faulty layer) is kept in the process, so such units should follow each other.
+All techniques see the same faults and images. What units of the same network, function of the multiplier and images share (golden
+logits, activations in front of the faulty layer) is kept in the process, so such units should follow each other. Where multipliers
+of different names compute the same function, their units on the same faults share the logits of faulty networks as well; thresholds
+and energies are each multiplier's own.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -18,19 +19,21 @@ import torch
 from epsilon import data as datasets
 from epsilon import network_io
 from epsilon.campaign.accounting import FaultFacts, fault_facts, pattern_scores, word_facts
+from epsilon.campaign.energies import energy_columns
 from epsilon.campaign.evaluation import BATCH, Evaluations
-from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit
+from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit, compact
 from epsilon.config import ArrayConfig
 from epsilon.controller import StreamResult
 from epsilon.data import Dataset
 from epsilon.emulator import Emulator
-from epsilon.energy import EnergyTable, energy
+from epsilon.energy import EnergyTable
 from epsilon.error_bounds import error_bound, missed_bound
 from epsilon.executor import encode
 from epsilon.fault_points import resolve_layers
 from epsilon.faults import FaultMap
 from epsilon.importance import importances
 from epsilon.network import QuantizedNetwork
+from epsilon.secded import uncorrectable_words
 from epsilon.techniques import Outcome, gamma_of, run_technique
 
 __all__ = ["draw_faults", "run_unit"]
@@ -93,13 +96,46 @@ def _layers(spec: FaultSpec, network: QuantizedNetwork) -> list[str] | None:
 
 @dataclass(eq=False)
 class _Shared:
-    """What units of one network, multiplier and set of images have in common."""
+    """What units of one network, function of the multiplier and set of images have in common.
+
+    Members
+    -------
+    fault_free : dict
+        Outcomes by multiplier, technique and gamma: thresholds of energy are each multiplier's own.
+    map_digest : str or None
+        Of the faults that ``evaluations`` remembers logits under.
+    """
 
     network: QuantizedNetwork
-    config: ArrayConfig
     dataset: Dataset
     evaluations: Evaluations
-    fault_free: dict[tuple[str, float], Outcome] = field(default_factory=dict)
+    fault_free: dict[tuple[str, str, float], Outcome] = field(default_factory=dict)
+    map_digest: str | None = None
+
+    def begin(self, map_digest: str | None) -> None:
+        """Forget the logits of faulty networks, unless they are of this fault map."""
+        if self.map_digest != map_digest:
+            self.evaluations.forget()
+            self.map_digest = map_digest
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What a multiplier computes in a network, for whose integers its name does not matter.
+
+    Parameters
+    ----------
+    digest : str
+        Of the products.
+    mask : bytes or None
+        Its biases go by it, see ``QuantizedNetwork.adapted``.
+    multiplier : str
+        One that computes it.
+    """
+
+    digest: str
+    mask: bytes | None
+    multiplier: str = field(compare=False)
 
 
 class _Run:
@@ -108,10 +144,10 @@ class _Run:
     def __init__(self, unit: Unit, data: str | os.PathLike | None) -> None:
         self.unit = unit
         folder = None if data is None else os.fspath(data)
-        self.shared = _shared(
-            unit.network, unit.network_digest, unit.multiplier, unit.rows, unit.cols, unit.split, unit.images, folder
-        )
-        network, config = self.shared.network, self.shared.config
+        self.config = config = _config(unit.multiplier, unit.rows, unit.cols)
+        function = _Function(unit.function, config.multiplier.mask, unit.multiplier)
+        self.shared = _shared(unit.network, unit.network_digest, function, unit.rows, unit.cols, unit.split, unit.images, folder)
+        network = self.shared.network
         self.faults = draw_faults(unit.fault, network, config)
         self.facts: FaultFacts = fault_facts(self.faults, network, config)
         self.emulator = Emulator(config)
@@ -121,18 +157,20 @@ class _Run:
     def rows(self, progress: Callable[[int, int], None] | None) -> list[dict]:
         variants = self.unit.variants
         found: dict[int, dict] = {}
+        self.shared.begin(self._common["map_digest"])
         try:
             # The last exit first: on its way it answers for all others on the same weights.
             for index in sorted(range(len(variants)), key=lambda index: variants[index][0].kind != "vanilla"):
                 found[index] = self._row(*variants[index])
                 if progress is not None:
                     progress(len(found), len(variants))
-        finally:
-            self.shared.evaluations.forget()
+        except BaseException:
+            self.shared.begin(None)  # what was under way is half done
+            raise
         return [found[index] for index in range(len(variants))]
 
     def _row(self, technique: Technique, setting: Setting) -> dict:
-        network, config = self.shared.network, self.shared.config
+        network, config = self.shared.network, self.config
         gamma = gamma_of(network, config) if setting.gamma is None else setting.gamma
         # Exits, as the technique takes them, without any detection or correction.
         plain = NAMES[technique.kind] if technique.kind in ("vanilla", "mendnet") else "none"
@@ -148,7 +186,7 @@ class _Run:
         row = {
             **self._common,
             "key": self.unit.key(technique, setting),
-            "configuration": _compact(self.unit.configuration(technique, setting)),
+            "configuration": compact(self.unit.configuration(technique, setting)),
             "technique": technique.name,
             "kind": technique.kind,
             "repair": technique.repair,
@@ -166,12 +204,14 @@ class _Run:
             "repairs": len(stream.repairs),
             "words_written": stream.rewritten,
             "words_exact": words.exact if technique.kind == "epsilon" else 0,
-            "exits": _compact(outcome.exits_taken),
+            "words_uncorrectable": self._uncorrectable_words if technique.kind == "secded" else None,
+            "exits": compact(outcome.exits_taken),
             "unsure": int(np.count_nonzero(~stream.sure)),
             "run_cycles": int(stream.run.sum()),
             "scan_cycles": int(stream.scan.sum()),
             "probe_cycles": int(stream.probe.sum()),
-            **_spent(technique, stream, config),
+            "events": compact(stream.events.describe()),
+            **energy_columns(stream.events, EnergyTable.default(), config.multiplier, kind=technique.kind),
             **self._detection(technique, setting, stream, gamma),
         }
         return {name: row[name] for name in COLUMNS}
@@ -183,13 +223,13 @@ class _Run:
             "network": self.shared.network.name,
             "network_digest": unit.network_digest,
             "dataset": self.shared.dataset.name,
-            "multiplier": self.shared.config.multiplier.key,
+            "multiplier": self.config.multiplier.key,
             "function": unit.function,
             "rows": unit.rows,
             "cols": unit.cols,
             "site": fault.site,
             "point": fault.point,
-            "layers": _compact(list(facts.wrong)),
+            "layers": compact(list(facts.wrong)),
             "rate": float(fault.rate),
             "polarity": str(fault.polarity),
             "bits": fault.bits,
@@ -209,15 +249,19 @@ class _Run:
         """Return the numbers of registers of each grid that faults were asked for in."""
         network = self.shared.network
         if self.unit.fault.site == "array":
-            return [self.shared.config.pes]
+            return [self.config.pes]
         chosen = _layers(self.unit.fault, network)
         return [layer.matrix.size for layer in network.weighted if chosen is None or layer.name in chosen]
 
+    @cached_property
+    def _uncorrectable_words(self) -> int:
+        return uncorrectable_words(self.faults, self.shared.network, self.config)
+
     def _fault_free(self, plain: str, gamma: float) -> Outcome:
-        known = self.shared.fault_free
-        if (plain, gamma) not in known:
-            known[plain, gamma] = self._run(plain, None, gamma)
-        return known[plain, gamma]
+        known, key = self.shared.fault_free, (self.unit.multiplier, plain, gamma)
+        if key not in known:
+            known[key] = self._run(plain, None, gamma)
+        return known[key]
 
     def _without_protection(self, plain: str, gamma: float) -> Outcome:
         if (plain, gamma) not in self._faulty:
@@ -260,46 +304,39 @@ class _Run:
             "checks": len(stream.checks),
             "first_check": stream.checks[0].image if stream.checks else None,
             # Nothing is rewritten before the first check, so these are its scores, and what it would have found had there been one.
-            "scores": _compact(pattern_scores(self.facts, of_layer)),
+            "scores": compact(pattern_scores(self.facts, of_layer)),
             "bound_missed": missed,
             "bound_error": error_bound(gamma, len(self.shared.network.exits), missed),
         }
-
-
-def _spent(technique: Technique, stream: StreamResult, config: ArrayConfig) -> dict:
-    """Return the columns of events and energy; the latter NULL where nobody knows what a product of the multiplier costs."""
-    columns = {"events": _compact(stream.events.describe()), "energy_pj": None, "energy_parts": None}
-    parts = energy(stream.events, EnergyTable.default(), config.multiplier, secded=technique.kind == "secded")
-    if parts is not None:
-        columns |= {"energy_pj": sum(parts.values()), "energy_parts": _compact(parts)}
-    return columns
 
 
 def _silent(technique: Technique, stream: StreamResult, fault_free: StreamResult) -> int:
     """Return how many predictions differ from the fault-free ones before anything was flagged."""
     differ = stream.predictions != fault_free.predictions
     if technique.kind == "secded":
-        # Whatever changes a product is a word with two wrong bits, and was detected when it was used.
+        # Whatever changes a product is a word with two wrong bits, and was detected when it was used (words_uncorrectable).
         return 0
     first = next((check.image for check in stream.checks if check.flagged), len(differ))
     return int(np.count_nonzero(differ[:first]))
 
 
+@lru_cache(maxsize=8)
+def _config(multiplier: str, rows: int, cols: int) -> ArrayConfig:
+    return ArrayConfig(rows=rows, cols=cols, multiplier=multiplier)
+
+
 @lru_cache(maxsize=1)
-def _shared(name: str, digest: str, multiplier: str, rows: int, cols: int, split: str, images: int, data: str | None) -> _Shared:
+def _shared(
+    name: str, digest: str, function: _Function, rows: int, cols: int, split: str, images: int, data: str | None
+) -> _Shared:
     network = network_io.load(name)
     if network_io.network_digest(network) != digest:
         raise ValueError(f"The network {name!r} is no longer the one that the campaign was planned with")
-    config = ArrayConfig(rows=rows, cols=cols, multiplier=multiplier)
     dataset = _dataset(network.metadata.get("dataset", network.name), split, data).first(images)
-    evaluations = Evaluations(network, config, encode(network, dataset.images))
-    return _Shared(network, config, dataset, evaluations)
+    evaluations = Evaluations(network, _config(function.multiplier, rows, cols), encode(network, dataset.images))
+    return _Shared(network, dataset, evaluations)
 
 
 @lru_cache(maxsize=2)
 def _dataset(name: str, split: str, data: str | None) -> Dataset:
     return datasets.load(name, split, data)
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

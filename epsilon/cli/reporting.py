@@ -23,6 +23,12 @@ def report(
         Path | None,
         typer.Option("--markdown", metavar="FILE", help="Write the comparison with the paper as Markdown instead of the page."),
     ] = None,
+    energy_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--energy", metavar="FILE", help="Your own energies of events (YAML, see `energy table`), applied to the stored events."
+        ),
+    ] = None,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
     resamples: Annotated[int, typer.Option("--resamples", help="Of the bootstrap, at least 100.")] = 2000,
 ) -> None:
@@ -31,18 +37,21 @@ def report(
     from epsilon.resampling import Resampler
 
     resampler = Resampler(confidence=confidence, resamples=resamples)
+    energies = None if energy_file is None else options.energy_table(energy_file)
     if markdown is not None:
         from epsilon.files import write_atomically
         from epsilon.report import Results, read_files, reproduction
 
         if out is not None:
             raise ValueError("--markdown writes one file, so it takes no --out")
-        write_atomically(markdown, reproduction(Results(read_files(results), resampler), " ".join(path.name for path in results)))
+        found = Results(read_files(results), resampler, energies=energies)
+        write_atomically(markdown, reproduction(found, " ".join(path.name for path in results)))
         console().print(f"{markdown}: the paper's evaluation beside these results", soft_wrap=True, markup=False)
         return
     from epsilon.report import write_report
 
-    written = write_report(results, out or results[0].with_name(f"{results[0].stem}-report"), resampler=resampler)
+    folder = out or results[0].with_name(f"{results[0].stem}-report")
+    written = write_report(results, folder, resampler=resampler, energies=energies)
     console().print(f"{written.page}: {', '.join(written.sections)}", soft_wrap=True, markup=False)
     console().print(f"{len(written.files)} files of figures (PNG, SVG) and tables (CSV) beside it", soft_wrap=True, markup=False)
 

@@ -48,7 +48,7 @@ class Secded:
 SECDED = Secded(data_bits=8, check_bits=5, ones=8 * 3 + 5)
 
 
-def energy(events: Events, table: EnergyTable, multiplier: Multiplier, *, secded: bool = False) -> dict[str, float] | None:
+def energy(events: Events, table: EnergyTable, multiplier: Multiplier | None, *, secded: bool = False) -> dict[str, float] | None:
     """Return the dynamic energy of events by part, pJ; None where nobody knows what a product of this multiplier costs.
 
     Leakage, clock tree and the cycles in which nothing moves are not in it, nor is anything outside the accelerator and its three
@@ -56,6 +56,8 @@ def energy(events: Events, table: EnergyTable, multiplier: Multiplier, *, secded
 
     Parameters
     ----------
+    multiplier : Multiplier or None
+        None: one that nothing is published of.
     secded : bool
         Whether the weights are stored in the code ``SECDED``: 5 check bits more wherever a weight is stored, and a decoder behind
         every active register, which switches when a weight becomes active. One part more, called ``secded``.

@@ -95,16 +95,16 @@ class EnergyTable:
         """Return an energy, pJ."""
         return self.entries[name].pj
 
-    def multiplication(self, multiplier: Multiplier) -> Entry | None:
+    def multiplication(self, multiplier: Multiplier | None) -> Entry | None:
         """Return the energy of a product: that of the table where it has one, else the multiplier's published power x delay.
 
         The published power is that of a circuit that takes a new pair of operands in every one of its own delays, so that power
         times delay is the energy of one operation. At a slower clock the dynamic part of it stays, and leakage adds up. None where
-        neither is known.
+        neither is known, as of a multiplier that is None.
         """
         if OPTIONAL in self.entries:
             return self.entries[OPTIONAL]
-        if multiplier.power_mw is None or multiplier.delay_ns is None:
+        if multiplier is None or multiplier.power_mw is None or multiplier.delay_ns is None:
             return None
         published = f"{multiplier.key}: {multiplier.power_mw:g} mW x {multiplier.delay_ns:g} ns"
         # mW times ns are pJ.

@@ -13,7 +13,7 @@ from epsilon.error_bounds import error_bound, missed_bound
 from epsilon.report import tables
 from epsilon.report.paper import MODELS, POINTS, RATES, paper_table, printed_averages, table1
 from epsilon.report.results import Results, architecture, technique_order, uses_golden
-from epsilon.report.text import basis, plain_interval, plain_points, plural
+from epsilon.report.text import basis, energy_sources, plain_interval, plain_points, plural
 
 __all__ = ["reproduction"]
 
@@ -245,7 +245,7 @@ def _reasons(results: Results) -> list[str]:
         "Here latency is "
         "cycles of the array and energy is counted events of the hardware times an energy per event; time and joules of "
         "the emulator are "
-        "another thing and reported apart.",
+        "another thing and reported apart." + ("" if results.energies is None else f" {energy_sources(results.energies)}"),
     ]
 
 

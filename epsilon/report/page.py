@@ -12,6 +12,7 @@ from pathlib import Path
 from epsilon import __version__
 from epsilon.campaign.export import read_files
 from epsilon.campaign.store import metadata
+from epsilon.energy import EnergyTable
 from epsilon.files import write_atomically
 from epsilon.report import figures
 from epsilon.report.results import Results
@@ -41,7 +42,11 @@ class Report:
 
 
 def write_report(
-    sources: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike, *, resampler: Resampler | None = None
+    sources: str | os.PathLike | Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    resampler: Resampler | None = None,
+    energies: EnergyTable | None = None,
 ) -> Report:
     """Write the report of results files into a folder: ``index.html``, each figure as PNG and SVG, each table as CSV.
 
@@ -51,6 +56,8 @@ def write_report(
         Results of campaigns (SQLite, or Parquet as exported).
     out : path
         Folder; made when it is missing.
+    resampler, energies
+        See ``epsilon.report.Results``.
 
     Raises
     ------
@@ -58,7 +65,7 @@ def write_report(
         When a file holds no results, or all of them none yet.
     """
     paths = [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(source) for source in sources]
-    results = Results(read_files(paths), resampler)
+    results = Results(read_files(paths), resampler, energies=energies)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     found = list(sections(results))

@@ -9,7 +9,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from epsilon.campaign.energies import recomputed
 from epsilon.campaign.schema import KINDS
+from epsilon.energy import EnergyTable
 from epsilon.multipliers import catalogue
 from epsilon.resampling import Cell, Estimate, Resampler, unpaired_difference
 from epsilon.statistics import Proportion
@@ -48,6 +50,8 @@ class Results:
     frame : pandas.DataFrame
         Columns of ``epsilon.campaign.schema.COLUMNS``.
     resampler : Resampler, optional
+    energies : EnergyTable, optional
+        Energies of events in place of those that the rows were made with.
 
     Raises
     ------
@@ -55,11 +59,12 @@ class Results:
         When there is no row.
     """
 
-    def __init__(self, frame: pd.DataFrame, resampler: Resampler | None = None) -> None:
+    def __init__(self, frame: pd.DataFrame, resampler: Resampler | None = None, *, energies: EnergyTable | None = None) -> None:
         if frame.empty:
             raise ValueError("The results file has no row yet: nothing can be reported")
         self.resampler = resampler or Resampler()
-        self.frame = _prepared(frame)
+        self.energies = energies
+        self.frame = _prepared(frame if energies is None else recomputed(frame, energies))
         self._replicates = self._resampled_images()
         self._healthy = self._healthy_rows()
 
@@ -203,7 +208,7 @@ def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.sort_values("key").reset_index(drop=True)
     texts = ["configuration", "target", "repair", "detector", "scores", "exits", "energy_parts"]
     frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
-    for name in ("bit", "alpha", "gamma", "energy_pj", "first_check", "bound_missed", "bound_error"):
+    for name in ("bit", "alpha", "gamma", "energy_pj", "first_check", "bound_missed", "bound_error", "words_uncorrectable"):
         frame[name] = pd.to_numeric(frame[name]).astype(float)
     frame["polarity"] = frame.polarity.astype(str)
     splits = [json.loads(text).get("split") if text else None for text in frame.configuration]

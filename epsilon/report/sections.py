@@ -14,7 +14,7 @@ from epsilon.report import figures, tables
 from epsilon.report.figures import titled
 from epsilon.report.paper import POINTS, RATES, table1
 from epsilon.report.results import SCENARIO, Results, technique_order
-from epsilon.report.text import DASH, basis, interval, number, plural, points, scenario
+from epsilon.report.text import DASH, basis, energy_sources, interval, number, plural, points, scenario
 
 __all__ = ["Section", "sections"]
 
@@ -104,9 +104,25 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
         sentences.append("Where the energy is a dash, the rows hold no count of events, so none can be given.")
     if not league.complete.all():
         sentences.append("† fewer cells than the other techniques of its group: its mean is over other faults and not comparable.")
+    sentences += _uncorrectable(results.drawn[results.drawn.kind == "secded"].words_uncorrectable)
     return Section(
         "league", "League of techniques", tuple(sentences), tables=(_table(head, body, left=2),), data={"league": league}
     )
+
+
+def _uncorrectable(words: pd.Series) -> list[str]:
+    """Say what the code of secded found and could not correct; runs that were made before that was counted have NaN."""
+    known = words.dropna()
+    if words.empty:
+        return []
+    if known.empty:
+        return ["The runs of secded were made before the words that its code cannot correct were counted."]
+    unknown = len(words) - len(known)
+    return [
+        f"secded corrects one wrong bit in a word: in {plural(len(known), 'run')} it met {plural(int(known.sum()), 'word')} with "
+        "more, counted once per run, which it detects and which are used as they are."
+        + (f" {plural(unknown, 'older run')} did not count them." if unknown else "")
+    ]
 
 
 def _table1(results: Results) -> Iterator[Section]:
@@ -188,6 +204,7 @@ def _latency(results: Results, league: pd.DataFrame) -> Section:
 
 def _energy(results: Results, league: pd.DataFrame) -> Section:
     known = league[league.energy_pj_per_image.notna()]
+    sources = () if results.energies is None else (escape(energy_sources(results.energies)),)
     if known.empty:
         return Section(
             "energy", "Energy (Fig. 4)", ("The rows hold no count of the hardware's events, so no energy can be given.",)
@@ -198,7 +215,8 @@ def _energy(results: Results, league: pd.DataFrame) -> Section:
         "Energy (Fig. 4 of the paper) per image, from counted events of the hardware and an energy per event, by data set and "
         f"multiplier: {basis(rows)}. Of the modelled accelerator, not of the machine that ran the emulator."
     )
-    return Section("energy", "Energy (Fig. 4)", (text,), _costs(table, "joules", "energy per image", "energy", unit="J"))
+    drawn = _costs(table, "joules", "energy per image", "energy", unit="J")
+    return Section("energy", "Energy (Fig. 4)", (text, *sources), drawn)
 
 
 def _costs(league: pd.DataFrame, column: str, label: str, name: str, *, unit: str = "") -> dict[str, Figure]:

@@ -7,7 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-__all__ = ["DASH", "basis", "interval", "number", "plain_interval", "plain_points", "plural", "points", "scenario"]
+from epsilon.energy import EnergyTable
+
+__all__ = [
+    "DASH",
+    "basis",
+    "energy_sources",
+    "interval",
+    "number",
+    "plain_interval",
+    "plain_points",
+    "plural",
+    "points",
+    "scenario",
+]
 
 #: Where there is no value.
 DASH = "-"
@@ -63,6 +76,19 @@ def basis(rows: pd.DataFrame) -> str:
         "split each; "
         f"fault points {where}; fault rates {rates} %"
     )
+
+
+def energy_sources(table: EnergyTable) -> str:
+    """Return a sentence, plain text, that says where the energies of a table of the user's own are from."""
+    shipped = EnergyTable.default().entries
+    own = {name: entry for name, entry in table.entries.items() if entry != shipped.get(name)}
+    by_source: dict[str, list[str]] = {}
+    for name, entry in own.items():
+        by_source.setdefault(" ".join(f"{entry.source} ({entry.technology})".split()), []).append(f"{name} {entry.pj:g} pJ")
+    told = [f"{', '.join(names)} from {source}" for source, names in by_source.items()]
+    if own.keys() != table.entries.keys():
+        told.append("the others are those that the project ships")
+    return f"Energies are computed from the counted events of the rows with a table of one's own: {'; '.join(told)}."
 
 
 def _with_interval(row: Mapping[str, float], name: str, form: str, around: str) -> str:

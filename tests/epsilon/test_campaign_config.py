@@ -163,6 +163,14 @@ def test_units_come_in_an_order_that_shares_work():
     assert [unit.multiplier for unit in found] == sorted(unit.multiplier for unit in found)
 
 
+def test_multipliers_of_one_function_take_turns():
+    found = plan(replace(EVERY, multipliers=("v1/mul8s_1L2H", "v2022/mul8s_1KVP", "v2022/mul8s_1L2J")))
+    alike = found[: 2 * len(found) // 3]
+    assert [unit.multiplier for unit in alike] == ["v1/mul8s_1L2H", "v2022/mul8s_1L2J"] * (len(alike) // 2)
+    assert [unit.fault for unit in alike[::2]] == [unit.fault for unit in alike[1::2]]
+    assert {unit.multiplier for unit in found[len(alike) :]} == {"v2022/mul8s_1KVP"}
+
+
 EVERY = config.CampaignConfig(
     networks=("digits",),
     multipliers=("v2022/mul8s_1KV6", "v2022/mul8s_1KVP"),

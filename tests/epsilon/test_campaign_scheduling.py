@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -220,6 +221,31 @@ def test_workers_keep_their_group_and_share_the_last_one(units):
     lost = assignments.running["b"]
     assignments.lost("b")
     assert assignments.next("f") == lost
+
+
+def test_workers_keep_the_faults_that_multipliers_of_one_function_share():
+    twins = ("v2022/mul8s_1L2J", "v1/mul8s_1L2H")
+    units = plan(replace(SMALL, multipliers=twins, maps=4))
+    assignments, order = Assignments(units), {"a": [], "b": []}
+    while len(assignments):
+        for worker, given in order.items():
+            given.append(assignments.next(worker))
+        for worker in order:
+            assignments.finished(worker)
+    assert sorted(map(row_keys, order["a"] + order["b"])) == sorted(map(row_keys, units))
+    for given in order.values():
+        assert [unit.multiplier for unit in given] == list(twins) * 4
+        assert [unit.fault for unit in given[::2]] == [unit.fault for unit in given[1::2]]
+    # At the end a worker rather takes half of a pair than waits.
+    assignments = Assignments(units[:2])
+    assert [assignments.next("a"), assignments.next("b")] == units[:2]
+    # One that dies costs its own unit, which comes first again.
+    assignments = Assignments(units)
+    first, second = assignments.next("a"), assignments.next("b")
+    assert first.fault != second.fault
+    assignments.lost("a")
+    assert [assignments.next("c"), assignments.finished("c")] == [first, first]
+    assert assignments.next("c") == replace(first, multiplier=twins[1])
 
 
 @pytest.fixture

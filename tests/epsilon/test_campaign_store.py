@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pandas
 import pytest
+from filelock import FileLock
 
 from epsilon.campaign.export import export, read_files
 from epsilon.campaign.schema import COLUMNS
@@ -241,6 +243,62 @@ def test_files_of_another_version(tmp_path, change):
     for use in (ResultStore, read):
         with pytest.raises(StoreError, match="written by another version"):
             use(path)
+
+
+LATER = [name for name, column in COLUMNS.items() if column.later]
+BEFORE = [name for name in COLUMNS if name not in LATER]
+
+
+def begun_before(path: Path) -> None:
+    """Make a file of results as they were before the columns that came later, with one row."""
+    with ResultStore(path) as store:
+        store.begin_campaign({"name": "before"}, [row(1)["key"], row(2)["key"]])
+    with closing(sqlite3.connect(path)) as file:
+        for name in LATER:
+            file.execute(f"ALTER TABLE runs DROP COLUMN {name}")
+    insert_as_before(path, 1)
+
+
+def insert_as_before(path: Path, number: int) -> None:
+    with closing(sqlite3.connect(path)) as file, file:
+        values = [row(number)[name] for name in BEFORE]
+        file.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(BEFORE))})", values)
+
+
+def test_a_file_from_before_a_column_is_read_as_it_is(tmp_path):
+    path = tmp_path / "r.sqlite"
+    begun_before(path)
+    before = path.read_bytes()
+    found = read(path)
+    assert list(found) == list(COLUMNS)
+    assert found[LATER].isna().all(axis=None)
+    assert found[BEFORE].notna().sum(axis=None) == len(BEFORE) - 2  # bit and alpha
+    assert metadata(path)["campaign"] == {"name": "before"}
+    assert export(path, tmp_path / "r.csv") == export(path, tmp_path / "r.parquet", current=True) == 1
+    assert list(pandas.read_csv(tmp_path / "r.csv")) == list(COLUMNS)
+    assert path.read_bytes() == before
+
+
+def test_a_campaign_from_before_a_column_ends_undisturbed_and_goes_on_with_it(tmp_path):
+    path = tmp_path / "r.sqlite"
+    begun_before(path)
+    with FileLock(tmp_path / ".r.sqlite.lock"):  # it is still running
+        with pytest.raises(StoreError, match="Another campaign is writing"):
+            ResultStore(path)
+        assert len(read(path)) == 1
+        insert_as_before(path, 2)
+        assert len(read(path)) == 2
+    for _ in range(2):  # the column is added once
+        with ResultStore(path) as store:
+            assert {row(1)["key"], row(2)["key"]} <= store.keys()
+    with ResultStore(path) as store:
+        store.add([row(3)])
+    found = read(path).set_index("key").sort_index()
+    for name in LATER:
+        assert found[name].isna().tolist() == [True, True, False]
+        assert found[name][row(3)["key"]] == row(3)[name]
+    assert found.correct.tolist() == [1, 2, 3]
+    assert sound(path)
 
 
 def test_export_gives_the_same_rows(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from epsilon.accelerator import WeightWords, seen_by_multiplier
 from epsilon.config import ArrayConfig
 from epsilon.faults import FaultMap
-from epsilon.secded import uncorrected
+from epsilon.secded import uncorrectable_words, uncorrected
 
 CONFIG = ArrayConfig(rows=4, cols=4, multiplier="KVP")
 
@@ -15,6 +15,7 @@ CONFIG = ArrayConfig(rows=4, cols=4, multiplier="KVP")
 def test_every_single_stuck_bit_is_corrected(tiny_network, site):
     faults = FaultMap.sample(tiny_network, CONFIG, site=site, rate=1.0, polarity="both", seed=1)
     assert not len(uncorrected(faults, tiny_network, CONFIG))
+    assert uncorrectable_words(faults, tiny_network, CONFIG) == 0
 
 
 def test_two_wrong_bits_stay_and_a_stuck_bit_that_fits_does_not_count(tiny_network):
@@ -29,3 +30,4 @@ def test_two_wrong_bits_stay_and_a_stuck_bit_that_fits_does_not_count(tiny_netwo
     wrong_bits = wrong_bits.reshape(faulty.shape)
     assert {0, 1, 2, 3} == set(wrong_bits.flat)
     assert np.array_equal(decoded, np.where(wrong_bits == 1, layer.matrix, faulty))
+    assert uncorrectable_words(faults, tiny_network, CONFIG) == np.count_nonzero(wrong_bits > 1)

@@ -1,11 +1,13 @@
 """Rows of a unit: equal to the plain run, complete, repeatable, and true to their definitions."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from epsilon import data, network_io
+from epsilon.campaign import unit as campaign_unit
 from epsilon.campaign.schema import COLUMNS, FaultSpec, Setting, Technique, Unit
 from epsilon.campaign.unit import draw_faults, run_unit
 from epsilon.config import ArrayConfig
@@ -127,6 +129,30 @@ def test_protections_in_their_order(rows):
     assert vanilla["layers_detected"] is None
 
 
+def test_words_that_the_code_cannot_correct_are_counted_where_there_is_a_code(rows, monkeypatch):
+    assert {name: row["words_uncorrectable"] for name, row in rows.items()} == {
+        name: 0 if name == "secded" else None for name in rows
+    }
+    draw = campaign_unit.draw_faults
+
+    def twice(spec, network, config):
+        return draw(spec, network, config) | draw(dataclasses.replace(spec, seed=spec.seed + 1), network, config)
+
+    monkeypatch.setattr(campaign_unit, "draw_faults", twice)
+    unit = unit_of((SECDED,))
+    (row,) = run_unit(unit)
+    wrong = {}
+    for spec in (unit.fault, dataclasses.replace(unit.fault, seed=unit.fault.seed + 1)):
+        registers = draw(spec, NETWORK, ArrayConfig(rows=8, cols=8)).storage["conv1"]
+        for index, bit in zip(registers.index.tolist(), registers.bit.tolist(), strict=True):
+            if not NETWORK["conv1"].matrix.flat[index] >> bit & 1:  # stuck at 1
+                wrong.setdefault(index, set()).add(bit)
+    assert row["words_uncorrectable"] == sum(len(bits) > 1 for bits in wrong.values()) > 0
+    # They are used as they are: what is left of the faults shows.
+    assert row["weights_wrong_after"] == row["words_uncorrectable"]
+    assert row["correct"] < row["correct_fault_free"]
+
+
 def test_faults_are_accounted_for_to_the_bit():
     for fault in ({"point": "FP4"}, {"site": "array", "point": "all", "polarity": "both"}):
         for multiplier in ("KVP", "L2N"):
@@ -175,6 +201,81 @@ def test_a_chosen_bit_is_the_only_one():
     (lowest,), (highest,) = run_unit(unit), run_unit(same)
     assert highest["correct"] < lowest["correct"]
     assert (lowest["bit"], highest["bit"]) == (0, 7)
+
+
+TWINS = ("v2022/mul8s_1L2J", "v1/mul8s_1L2H")
+
+
+def count_products(monkeypatch):
+    """Return the list of layers that are multiplied from now on."""
+    found, multiply = [], Emulator.multiply
+
+    def counted(self, layer, activations):
+        found.append(layer)
+        return multiply(self, layer, activations)
+
+    monkeypatch.setattr(Emulator, "multiply", counted)
+    return found
+
+
+@pytest.mark.parametrize("fault", [{}, {"site": "array", "point": "all", "polarity": "both"}])
+def test_multipliers_of_one_function_share_logits_and_nothing_else(monkeypatch, fault):
+    units = [unit_of(multiplier=multiplier, **fault) for multiplier in TWINS]
+    alone = []
+    for unit in units:
+        campaign_unit._shared.cache_clear()
+        alone.append(run_unit(unit))
+    assert [row["multiplier"] for row in alone[0] + alone[1]] == [TWINS[0]] * len(EVERY) + [TWINS[1]] * len(EVERY)
+    campaign_unit._shared.cache_clear()
+    products = count_products(monkeypatch)
+    assert run_unit(units[0]) == alone[0]
+    assert products
+    del products[:]
+    assert run_unit(units[1]) == alone[1]
+    assert not products
+    # Other faults, and the same once more: logits are kept of one fault map at a time.
+    other = unit_of((EXITS,), multiplier=TWINS[0], **fault | {"seed": 5})
+    run_unit(other)
+    assert products
+    del products[:]
+    assert run_unit(units[1]) == alone[1]
+    assert products
+
+
+def test_thresholds_are_those_of_each_multiplier(tmp_path):
+    own = {name: NETWORK.metadata[name] | {TWINS[1]: value} for name, value in (("gamma", 0.3), ("tau", [0.0, 0.0, 0.0]))}
+    path = tmp_path / "own.safetensors"
+    network_io.save(dataclasses.replace(NETWORK, metadata={**NETWORK.metadata, **own}), path)
+    techniques = (VANILLA, EXITS, MENDNET, epsilon("nearest", "map"))
+    units = [dataclasses.replace(unit_of(techniques, multiplier=multiplier), network=str(path)) for multiplier in TWINS]
+    alone = []
+    for unit in units:
+        campaign_unit._shared.cache_clear()
+        alone.append(run_unit(unit))
+    for index in (1, 2, 3):
+        assert alone[1][index]["gamma"] == 0.3 < alone[0][index]["gamma"]
+        assert alone[1][index]["exits"] != alone[0][index]["exits"]
+    for order in ((0, 1), (1, 0)):
+        campaign_unit._shared.cache_clear()
+        assert {index: run_unit(units[index]) for index in order} == dict(enumerate(alone))
+
+
+def test_a_unit_that_was_stopped_leaves_no_half_logits(monkeypatch):
+    campaign_unit._shared.cache_clear()
+    unit = unit_of((VANILLA,))
+    expected, multiply = run_unit(unit), Emulator.multiply
+
+    def stopped(self, layer, activations):
+        if layer == NETWORK.weighted[-1].name:
+            raise KeyboardInterrupt
+        return multiply(self, layer, activations)
+
+    campaign_unit._shared.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Emulator, "multiply", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_unit(unit)
+    assert run_unit(unit) == expected
 
 
 def test_another_network_than_planned_is_refused():

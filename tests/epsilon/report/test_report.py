@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import epsilon, refused
 from PIL import Image
 from typer.testing import CliRunner
 
 from epsilon.cli import app
+from epsilon.energy import EnergyTable, Events, energy
+from epsilon.multipliers import get
 from epsilon.report import Results, reproduction, write_report
 from epsilon.report.sections import sections
 from epsilon.resampling import Resampler
@@ -107,6 +112,67 @@ def test_missing_energy_is_said_and_present_energy_is_drawn(text, frame):
     assert "no energy can be given" in str(missing)
 
 
+MINE = """\
+multiplication: {pj: 2, technology: 7 nm, source: my own <synthesis>}
+addition: {pj: 3, technology: 7 nm, source: my own <synthesis>}
+gate: {pj: 0.5, technology: 28 nm, source: a data sheet}
+"""
+SOURCES = (
+    "Energies are computed from the counted events of the rows with a table of one's own: "
+    "addition 3 pJ, multiplication 2 pJ from my own <synthesis> (7 nm); gate 0.5 pJ from a data sheet (28 nm); "
+    "the others are those that the project ships."
+)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINE)
+    return path
+
+
+def test_energies_of_another_table_come_from_the_stored_events(frame, mine):
+    some, resampler = frame[frame.site == "array"], Resampler(resamples=100)
+    same = Results(some, resampler, energies=EnergyTable.default())
+    assert same.frame.equals(Results(some, resampler).frame)
+    # Nobody publishes what a product of a circuit of one's own costs; the table may know.
+    own = some.assign(multiplier=["file/own", *some.multiplier[1:]])
+    assert Results(own, resampler, energies=EnergyTable.default()).frame.energy_pj.isna().sum() == 1
+    table = EnergyTable.load(mine)
+    results = Results(own, resampler, energies=table)
+    for row in results.frame.itertuples():
+        parts = energy(Events(**json.loads(row.events)), table, get("KVP"))
+        assert row.energy_pj == sum(parts.values()) > 0
+        assert json.loads(row.energy_parts) == parts
+    (told,) = [section.sentences for section in sections(results) if section.name == "energy"]
+    assert told[-1] == escape(SOURCES)
+    # The code's check bits and decoders are counted with it.
+    events = some.events.iloc[0]
+    (coded,) = Results(some[:1].assign(kind="secded"), resampler, energies=table).frame.energy_pj
+    assert coded == sum(energy(Events(**json.loads(events)), table, get("KVP"), secded=True).values())
+    assert Results(some.assign(events=None), resampler, energies=table).frame.energy_pj.isna().all()
+
+
+def test_the_page_says_whose_energies_it_shows(rows, write_results, tmp_path, mine):
+    write_results(tmp_path / "few.sqlite", [row for row in rows if row["site"] == "array" and row["technique"] == "vanilla"])
+    assert epsilon("report", tmp_path / "few.sqlite", "--energy", mine, "-o", tmp_path / "page").exit_code == 0
+    assert escape(SOURCES) in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_what_secded_cannot_correct_is_told(text, frame):
+    assert "secded" not in text
+    some, resampler = frame[frame.technique == "exits"].copy(), Resampler(resamples=100)
+    some["kind"] = some["technique"] = "secded"
+    runs = len(some) - 1  # one is without faults
+    for counted, told in (
+        ([np.nan] * len(some), "were made before the words that its code cannot correct were counted."),
+        ([2] * len(some), f"in {runs} runs it met {2 * runs} words with more, counted once per run, which it detects and which"),
+        ([0, 0, *[np.nan] * (runs - 1)], f"are used as they are. {runs - 1} older runs did not count them."),
+    ):
+        (league, *_) = sections(Results(some.assign(words_uncorrectable=counted), resampler))
+        assert told in league.sentences[-1]
+
+
 def test_figures_and_tables_are_beside_the_page(report):
     for path in report.files:
         if path.suffix == ".png":
@@ -147,12 +213,20 @@ def test_markdown_without_the_papers_campaign_says_so(results):
     assert re.search(r"Of \d+ healthy layers at a first check 0 had a pattern score above 0", document)
 
 
-def test_commands(results_file, tmp_path):
+def test_commands(results_file, tmp_path, mine):
     runner = CliRunner()
     document = tmp_path / "reproduction.md"
     found = runner.invoke(app, ["report", str(results_file), "--markdown", str(document), "--resamples", "100"])
     assert found.exit_code == 0, found.output
-    assert document.read_text().startswith("# The paper's evaluation, repeated")
+    plain = document.read_text()
+    assert plain.startswith("# The paper's evaluation, repeated")
+    options = ["--markdown", document, "--resamples", "100", "--energy"]
+    assert epsilon("report", results_file, *options, mine).exit_code == 0
+    assert document.read_text() == plain.replace("reported apart.", f"reported apart. {SOURCES}")
+    mine.write_text(MINE.replace("gate", "gait"))
+    assert refused("report", results_file, *options, mine).startswith(f"{mine}, line 3: An energy table has no key 'gait'")
+    assert "No such file" in refused("report", results_file, *options, tmp_path / "missing.yaml")
+    assert document.read_text() == plain.replace("reported apart.", f"reported apart. {SOURCES}")
     plan = runner.invoke(app, ["plan", "--network", "digits"])
     assert re.search(r"conv1\s+144\s+1,152\s+1,029", plan.output)
     assert re.search(r"unlimited\s+-\s+-\s+9,604", plan.output)
