@@ -203,6 +203,7 @@ def test_markdown_beside_the_paper(cifar_rows):
     assert re.search(r"\| `vanilla` \| AxVanDNN \| \d of 2 \|", document)
     assert "it prints 76.19, its cells average 72.85" in document
     assert "is 0.613" in document
+    assert re.search(r"KVP: [\d.]+ % and [\d.]+ %, so [\d.]+ % change a weight", document)
     number = r"[+-]?[\d.]+ \[[+-]?[\d.]+, [+-]?[\d.]+\]"
     assert re.search(rf"\| KVP \| 1 \| `epsilon/nearest` \| yes \| {number} \| {number} \| {number} \|", document)
 
