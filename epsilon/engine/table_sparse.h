@@ -9,14 +9,30 @@ typedef int32_t Taps __attribute__((vector_size(TAPS * 4)));
 //: Outputs and results of each that are worked on together, and runs of taps: their products stay in the fastest cache.
 constexpr int64_t FEW = 16, MOST_RESULTS = 2048;
 constexpr int RUNS = 3;
-//: Results from which on spreading a run's products pays.
-constexpr int64_t LEAST_RESULTS = 128;
 
-// Taps of a kernel's row that a look-up finds together: those from `tap` on, a stride apart. `offset` is that of the activation that
-// meets the first of them, `weight` the place of its weight.
+// Taps of a kernel's row that a look-up finds together, a stride apart: the place of the first one's weight, and of the activation
+// that it meets.
 struct Run {
-    int64_t offset, weight;
+    int64_t weight, code;
     int taps;
+};
+
+// The kernel as runs of up to `most` taps, in lines of `columns` of planes.
+static std::vector<Run> runs_of(const Job &job, int most, int64_t plane, int64_t columns) {
+    std::vector<Run> runs;
+    for (int64_t row = 0; row < (int64_t)job.channels * job.kernel_y; row++)
+        for (int x = 0; x < job.kernel_x; x++) {
+            if (x % (most * job.stride_x) >= job.stride_x) continue;
+            const int64_t line = row / job.kernel_y * plane + row % job.kernel_y * columns;
+            const int rest = (job.kernel_x - x + job.stride_x - 1) / job.stride_x;
+            runs.push_back({row * job.kernel_x + x, line + x, std::min(most, rest)});
+        }
+    return runs;
+}
+
+//: The codes of a piece lie between these.
+struct Range {
+    int16_t least = 2 * CODES, greatest = 0;
 };
 
 static inline void transpose_words(__m128i *a) {
@@ -26,25 +42,26 @@ static inline void transpose_words(__m128i *a) {
     a[2] = _mm_unpacklo_epi64(b1, b3), a[3] = _mm_unpackhi_epi64(b1, b3);
 }
 
-// Writes for every activation the products with the weights of a run, the last of `most` taps first; zeros for those that it lacks.
-static inline void spread_run(const Job &job, const uint8_t *weights, int taps, int most, Taps *to) {
+// Writes for the activations in a range the products with a run's weights, the last of `most` taps first; zeros for those that it
+// lacks.
+static inline void spread_run(const Job &job, const uint8_t *weights, int taps, int most, const Range &range, Taps *to) {
     static const int16_t none[CODES] = {};
     const int16_t *columns[TAPS] = {none, none, none, none};
     for (int tap = 0; tap < taps; tap++) columns[most - 1 - tap] = job.maps + weights[tap * job.stride_x] * CODES;
-    for (int code = 0; code < CODES; code += 4, to += 4) {
+    for (int code = range.least / 2 & ~3; code <= range.greatest / 2; code += 4) {
         __m128i block[TAPS];
         for (int tap = 0; tap < TAPS; tap++) {
             const __m128i four = _mm_loadl_epi64((const __m128i *)(columns[tap] + code));
             block[tap] = _mm_srai_epi32(_mm_unpacklo_epi16(four, four), 16);
         }
         transpose_words(block);
-        for (int i = 0; i < 4; i++) store(to + i, block[i]);
+        for (int i = 0; i < 4; i++) store(to + code + i, block[i]);
     }
 }
 
-// Writes lines of some channels of an image as planes of 2 * (code + 128), padded with code 0 and ending with spare values.
+// Writes lines of some channels of an image as planes of 2 * (code + 128), padded with code 0; of a plane's end as well.
 static inline void spread_codes(const Job &job, const int8_t *image, int64_t channels, int64_t first, int64_t lines, int64_t columns,
-                                int64_t plane, uint16_t *to) {
+                                int64_t plane, Range &range, uint16_t *to) {
     const int64_t step = (int64_t)job.groups * job.channels;
     const __m128i sign = _mm_set1_epi8((char)128);
     for (int64_t c = 0; c < channels; c += 8, image += 8, to += 8 * plane) {
@@ -69,7 +86,11 @@ static inline void spread_codes(const Job &job, const int8_t *image, int64_t cha
                 transpose_block(block, (int16_t *)to + line * columns + column, plane);
             }
         }
-        for (int i = 0; i < 8; i++) std::fill(to + i * plane + lines * columns, to + (i + 1) * plane, 0);
+        for (int i = 0; i < 8; i++) std::fill(to + i * plane + lines * columns, to + (i + 1) * plane, CODES);
+        for (int64_t i = 0; i < 8 * plane; i++) {
+            range.least = std::min(range.least, (int16_t)to[i]);
+            range.greatest = std::max(range.greatest, (int16_t)to[i]);
+        }
     }
 }
 
@@ -114,18 +135,20 @@ static inline void write_sums(const int32_t *from, int64_t apart, int64_t pixels
             __m128i block[4];
             for (int i = 0; i < 4; i++) block[i] = load<__m128i>(from + (n + i) * apart + pixel);
             transpose_words(block);
-            for (int i = 0; i < std::min<int64_t>(4, pixels - pixel); i++) {
-                int32_t *at = to + (pixel + i) * step + n;
-                if (n + 4 <= outputs) store(at, block[i]);
-                else memcpy(at, block + i, (outputs - n) * sizeof *at);
-            }
+            int32_t *at = to + pixel * step + n;
+            const int64_t high = std::min<int64_t>(4, pixels - pixel), wide = std::min<int64_t>(4, outputs - n);
+            if (high == 4 && wide == 4)
+                for (int i = 0; i < 4; i++) store(at + i * step, block[i]);
+            else
+                for (int i = 0; i < high; i++) memcpy(at + i * step, block + i, wide * sizeof *at);
         }
 }
 
 // Adds up the sums of an output over all runs of a piece.
 template <class Sum>
 static inline void add_runs(const Job &job, const Piece &piece, const std::vector<Run> &runs, const uint8_t *weights,
-                            const uint16_t *codes, int64_t image, int64_t columns, int64_t lead, char *spread, int32_t *sums) {
+                            const uint16_t *codes, const Range &range, int64_t image, int64_t columns, int taps, char *spread,
+                            int32_t *sums) {
     const int64_t stride = job.stride_x;
     for (size_t first = 0, count; first < runs.size(); first += count) {
         count = runs.size() - first >= RUNS ? RUNS : 1;
@@ -134,7 +157,7 @@ static inline void add_runs(const Job &job, const Piece &piece, const std::vecto
         for (size_t k = 0; k < count; k++) {
             const Run &run = runs[first + k];
             if (sizeof(Sum) == sizeof(Taps)) {
-                spread_run(job, weights + run.weight, run.taps, (int)lead + 1, (Taps *)spread + k * CODES);
+                spread_run(job, weights + run.weight, run.taps, taps, range, (Taps *)spread + k * CODES);
                 products[k] = spread + k * CODES * sizeof(Taps);
             } else {
                 products[k] = (const char *)(job.maps + weights[run.weight] * CODES);
@@ -142,10 +165,10 @@ static inline void add_runs(const Job &job, const Piece &piece, const std::vecto
         }
         for (int64_t i = 0; i < piece.images; i++)
             for (int64_t y = 0; y < piece.lines; y++) {
-                for (size_t k = 0; k < count; k++) met[k] = codes + i * image + runs[first + k].offset + y * job.stride_y * columns;
+                for (size_t k = 0; k < count; k++) met[k] = codes + i * image + runs[first + k].code + y * job.stride_y * columns;
                 int32_t *to = sums + (i * piece.lines + y) * job.out_width;
-                if (count == RUNS) add_line<Sum, RUNS>(products, met, lead, job.out_width, stride, to);
-                else add_line<Sum, 1>(products, met, lead, job.out_width, stride, to);
+                if (count == RUNS) add_line<Sum, RUNS>(products, met, taps - 1, job.out_width, stride, to);
+                else add_line<Sum, 1>(products, met, taps - 1, job.out_width, stride, to);
             }
     }
 }
@@ -163,16 +186,6 @@ static int convolve_table_sparse(const Job &job) {
     const int64_t apart = up(most, 4) + 16;
     const int64_t code_bytes = up(pieces.images * image * 2, 64), sum_bytes = up(together * job.outputs, 4) * apart * 4;
 
-    int taps = std::min<int>(TAPS, (job.kernel_x + job.stride_x - 1) / job.stride_x);
-    if (most < LEAST_RESULTS) taps = 1;
-    std::vector<Run> runs;
-    for (int64_t row = 0; row < (int64_t)job.channels * job.kernel_y; row++)
-        for (int x = 0; x < job.kernel_x; x++) {
-            if (x % (taps * job.stride_x) >= job.stride_x) continue;
-            const int64_t line = row / job.kernel_y * plane + row % job.kernel_y * columns;
-            runs.push_back({line + x, row * job.kernel_x + x, std::min(taps, (job.kernel_x - x + job.stride_x - 1) / job.stride_x)});
-        }
-
     return share(job.threads, pieces.count * across, RUNS * CODES * sizeof(Taps) + sum_bytes + code_bytes,
                  [&](int64_t item, char *spread) {
         auto *sums = (int32_t *)(spread + RUNS * CODES * sizeof(Taps));
@@ -180,17 +193,23 @@ static int convolve_table_sparse(const Job &job) {
         const Piece piece(job, pieces, item / across);
         const int64_t group = item % across * together, groups = std::min(together, job.groups - group);
         const int64_t step = (int64_t)job.groups * job.channels, results = piece.images * piece.lines * job.out_width;
+        Range range;
         for (int64_t i = 0; i < piece.images; i++) {
             const int8_t *from = job.activations + (piece.image + i) * job.height * job.width * step + group * job.channels;
-            spread_codes(job, from, groups * job.channels, piece.y * job.stride_y, piece.needed(job), columns, plane, codes + i * image);
+            spread_codes(job, from, groups * job.channels, piece.y * job.stride_y, piece.needed(job), columns, plane, range,
+                         codes + i * image);
         }
+        // Spreading pays where there are more results than activations.
+        const bool spreading = job.kernel_x > job.stride_x && results > (range.greatest - range.least) / 2;
+        const int taps = spreading ? std::min<int>(TAPS, (job.kernel_x + job.stride_x - 1) / job.stride_x) : 1;
+        const std::vector<Run> runs = runs_of(job, taps, plane, columns);
         for (int64_t output = 0; output < groups * job.outputs; output++) {
             const uint8_t *weights = (const uint8_t *)job.weights + (group * job.outputs + output) * reduced;
             const uint16_t *first = codes + output / job.outputs * job.channels * plane;
             int32_t *to = sums + output * apart;
             std::fill(to, to + results, job.start);
-            if (taps > 1) add_runs<Taps>(job, piece, runs, weights, first, image, columns, taps - 1, spread, to);
-            else add_runs<int32_t>(job, piece, runs, weights, first, image, columns, 0, spread, to);
+            if (spreading) add_runs<Taps>(job, piece, runs, weights, first, range, image, columns, taps, spread, to);
+            else add_runs<int32_t>(job, piece, runs, weights, first, range, image, columns, taps, spread, to);
         }
         const int64_t outputs = (int64_t)job.groups * job.outputs, pixel = (piece.image * job.out_height + piece.y) * job.out_width;
         write_sums(sums, apart, results, groups * job.outputs, job.sums + pixel * outputs + group * job.outputs, outputs);
