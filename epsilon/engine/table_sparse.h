@@ -6,12 +6,12 @@
 
 constexpr int TAPS = 4;
 typedef int32_t Taps __attribute__((vector_size(TAPS * 4)));
-//: Outputs and results of each that are worked on together, and runs of taps: their products stay in the fastest cache.
+//: Outputs that are worked on together, results of each, and runs of taps: the runs' products stay in the fastest cache.
 constexpr int64_t FEW = 16, MOST_RESULTS = 2048;
 constexpr int RUNS = 3;
 
-// Taps of a kernel's row that a look-up finds together, a stride apart: the place of the first one's weight, and of the activation
-// that it meets.
+// Taps of a kernel's row that a look-up finds together, a stride apart: the places of the first one's weight and of the code that it
+// meets.
 struct Run {
     int64_t weight, code;
     int taps;
@@ -30,7 +30,7 @@ static std::vector<Run> runs_of(const Job &job, int most, int64_t plane, int64_t
     return runs;
 }
 
-//: The codes of a piece lie between these.
+// What lies in the planes of a piece: 2 * (code + 128), from the least to the greatest.
 struct Range {
     int16_t least = 2 * CODES, greatest = 0;
 };
@@ -59,7 +59,7 @@ static inline void spread_run(const Job &job, const uint8_t *weights, int taps, 
     }
 }
 
-// Writes lines of some channels of an image as planes of 2 * (code + 128), padded with code 0; of a plane's end as well.
+// Writes lines of some channels of an image as planes of 2 * (code + 128), padded and filled to their ends with code 0.
 static inline void spread_codes(const Job &job, const int8_t *image, int64_t channels, int64_t first, int64_t lines, int64_t columns,
                                 int64_t plane, Range &range, uint16_t *to) {
     const int64_t step = (int64_t)job.groups * job.channels;
@@ -102,8 +102,8 @@ static inline Taps next_result(Taps total) { return (Taps)_mm_srli_si128((__m128
 static inline int32_t this_result(int32_t total) { return total; }
 static inline int32_t this_result(Taps total) { return total[0]; }
 
-// Adds to a line of sums the products of COUNT columns or runs with the codes that each meets, pixels `step` apart. A run's sums are
-// complete after `lead` more pixels.
+// Adds to a line of sums the products of COUNT columns or runs with the codes that each meets, pixels `step` apart. A run's sum is
+// complete when `lead` more pixels have gone past.
 template <class Sum, int COUNT>
 static inline void add_line(const char *const *products, const uint16_t *const *codes, int64_t lead, int64_t pixels, int64_t step,
                             int32_t *sums) {
@@ -156,7 +156,7 @@ static inline void add_runs(const Job &job, const Piece &piece, const std::vecto
         const uint16_t *met[RUNS];
         for (size_t k = 0; k < count; k++) {
             const Run &run = runs[first + k];
-            if (sizeof(Sum) == sizeof(Taps)) {
+            if (taps > 1) {
                 spread_run(job, weights + run.weight, run.taps, taps, range, (Taps *)spread + k * CODES);
                 products[k] = spread + k * CODES * sizeof(Taps);
             } else {
@@ -180,7 +180,7 @@ static int convolve_table_sparse(const Job &job) {
     const int64_t across = (job.groups + together - 1) / together;
     const Pieces pieces(job, MOST_RESULTS, across);
     const int64_t lines = (pieces.band - 1) * job.stride_y + job.kernel_y, most = pieces.images * pieces.band * job.out_width;
-    // Runs may look at pixels beyond the last, and find zeros there.
+    // Runs whose last taps are missing look beyond the last pixel, and blocks are written beyond it.
     const int64_t plane = lines * columns + std::max(8, TAPS * job.stride_x), image = up(together * job.channels, 8) * plane;
     // A line of the cache more, or all outputs could fall into the same set of it.
     const int64_t apart = up(most, 4) + 16;
