@@ -3,6 +3,7 @@
 #include "direct.h"
 #include "elementwise.h"
 #include "table.h"
+#include "table_sparse.h"
 #include "winograd.h"
 
 extern "C" {

@@ -7,6 +7,32 @@ constexpr int OUTPUTS = 32, DEEP = 4;
 constexpr int64_t MOST_ROWS = 1024;
 constexpr int CODES = 256;
 
+// Pieces of a batch that are worked on at once: `images` whole images, or `band` lines of one; about `most` results of an output.
+// Few, large ones: every piece spreads the products anew. But each thread gets one where it can, `others` items to a piece.
+struct Pieces {
+    int64_t images, band, across, count;
+
+    Pieces(const Job &job, int64_t most, int64_t others) {
+        band = std::min<int64_t>(job.out_height, std::max<int64_t>(1, most / job.out_width));
+        across = (job.out_height + band - 1) / band;
+        images = across > 1 ? 1 : std::max<int64_t>(1, std::min<int64_t>(job.batch, most / (band * job.out_width)));
+        while (images > 1 && (job.batch + images - 1) / images * others < job.threads) images = (images + 1) / 2;
+        count = (job.batch + images - 1) / images * across;
+    }
+};
+
+// One of them: `images` from `image` on, and of each the results' lines from `y` on.
+struct Piece {
+    int64_t image, images, y, lines;
+
+    Piece(const Job &job, const Pieces &pieces, int64_t which)
+        : image(which / pieces.across * pieces.images), images(std::min<int64_t>(pieces.images, job.batch - image)),
+          y(which % pieces.across * pieces.band), lines(std::min<int64_t>(pieces.band, job.out_height - y)) {}
+
+    // Lines of the padded image that they need.
+    int64_t needed(const Job &job) const { return (lines - 1) * job.stride_y + job.kernel_y; }
+};
+
 // Writes lines of a group of an image as codes + 128, padded with code 0.
 static inline void copy_codes(const Job &job, const int8_t *image, int64_t first, int64_t lines, int64_t columns, uint8_t *to) {
     memset(to, 128, lines * columns * job.channels);
@@ -22,10 +48,9 @@ static inline void copy_codes(const Job &job, const int8_t *image, int64_t first
     }
 }
 
-// Writes an 8x8 block transposed; strides in values.
-static inline void transpose_block(const int16_t *const *from, int64_t first, int16_t *to, int64_t stride) {
-    __m128i a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = _mm_loadu_si128((const __m128i *)(from[i] + first));
+// Writes an 8x8 block of int16 transposed, its rows `stride` values apart.
+static inline void transpose_block(__m128i *a, int16_t *to, int64_t stride) {
+    __m128i b[8];
     for (int i = 0; i < 4; i++) {
         b[2 * i] = _mm_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
         b[2 * i + 1] = _mm_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
@@ -47,7 +72,11 @@ static inline void spread_products(const Job &job, const uint8_t *weights, int l
     for (int n = 0; n < OUTPUTS; n += 8) {
         const int16_t *columns[8];
         for (int i = 0; i < 8; i++) columns[i] = job.maps + weights[n + i] * CODES;
-        for (int code = low & ~7; code <= high; code += 8) transpose_block(columns, code, to + code * OUTPUTS + n, OUTPUTS);
+        for (int code = low & ~7; code <= high; code += 8) {
+            __m128i block[8];
+            for (int i = 0; i < 8; i++) block[i] = load<__m128i>(columns[i] + code);
+            transpose_block(block, to + code * OUTPUTS + n, OUTPUTS);
+        }
     }
 }
 
@@ -91,38 +120,32 @@ static inline void order_sums(const int32_t *from, int32_t *to) {
 static int convolve_table(const Job &job) {
     const int64_t columns = job.width + 2 * job.padding_x, line = columns * job.channels, run = (int64_t)job.kernel_x * job.channels;
     const int64_t panels = (job.outputs + OUTPUTS - 1) / OUTPUTS, reduced = job.kernel_y * run;
-    const int64_t band = std::min<int64_t>(job.out_height, std::max<int64_t>(1, MOST_ROWS / job.out_width));
-    const int64_t across = (job.out_height + band - 1) / band, rows_of_one = band * job.out_width;
-    int64_t images = across > 1 ? 1 : std::max<int64_t>(1, std::min<int64_t>(job.batch, MOST_ROWS / rows_of_one));
-    // Few, large parts: every part spreads the products anew. But each thread gets one where it can.
-    while (images > 1 && (job.batch + images - 1) / images * job.groups * panels < job.threads) images = (images + 1) / 2;
-    const int64_t blocks = (job.batch + images - 1) / images * across;
-    const int64_t lines = (band - 1) * job.stride_y + job.kernel_y, most = images * rows_of_one;
-    const int64_t code_bytes = up(images * lines * line, 64), product_bytes = DEEP * CODES * OUTPUTS * 2;
+    const Pieces pieces(job, MOST_ROWS, job.groups * panels);
+    const int64_t lines = (pieces.band - 1) * job.stride_y + job.kernel_y, most = pieces.images * pieces.band * job.out_width;
+    const int64_t code_bytes = up(pieces.images * lines * line, 64), product_bytes = DEEP * CODES * OUTPUTS * 2;
     const int64_t sum_bytes = up(most * OUTPUTS * 4, 64), pointer_bytes = most * sizeof(void *);
 
-    return share(job.threads, blocks * job.groups * panels, code_bytes + product_bytes + sum_bytes + 2 * pointer_bytes,
+    return share(job.threads, pieces.count * job.groups * panels, code_bytes + product_bytes + sum_bytes + 2 * pointer_bytes,
                  [&](int64_t item, char *scratch) {
         auto *products = (int16_t *)scratch;
         auto *sums = (int32_t *)(scratch += product_bytes);
         auto **rows = (const uint8_t **)(scratch += sum_bytes);
         auto **results = (int32_t **)(scratch += pointer_bytes);
         auto *codes = (uint8_t *)(scratch += pointer_bytes);
-        const int64_t block = item / (job.groups * panels), group = item / panels % job.groups, panel = item % panels;
-        const int64_t image = block / across * images, y = block % across * band;
-        const int64_t here = std::min<int64_t>(images, job.batch - image), high = std::min<int64_t>(band, job.out_height - y);
-        const int64_t needed = (high - 1) * job.stride_y + job.kernel_y;
+        const int64_t group = item / panels % job.groups, panel = item % panels;
+        const Piece piece(job, pieces, item / (job.groups * panels));
+        const int64_t needed = piece.needed(job);
         int64_t count = 0;
         uint8_t least = 255, greatest = 0;
-        for (int64_t i = 0; i < here; i++) {
-            const int8_t *from = job.activations + (image + i) * job.height * job.width * job.groups * job.channels;
+        for (int64_t i = 0; i < piece.images; i++) {
+            const int8_t *from = job.activations + (piece.image + i) * job.height * job.width * job.groups * job.channels;
             uint8_t *to = codes + i * lines * line;
-            copy_codes(job, from + group * job.channels, y * job.stride_y, needed, columns, to);
+            copy_codes(job, from + group * job.channels, piece.y * job.stride_y, needed, columns, to);
             for (int64_t k = 0; k < needed * line; k++) least = std::min(least, to[k]), greatest = std::max(greatest, to[k]);
-            for (int64_t oy = 0; oy < high; oy++)
+            for (int64_t oy = 0; oy < piece.lines; oy++)
                 for (int64_t ox = 0; ox < job.out_width; ox++, count++) {
                     rows[count] = to + oy * job.stride_y * line + ox * job.stride_x * job.channels;
-                    const int64_t pixel = ((image + i) * job.out_height + y + oy) * job.out_width + ox;
+                    const int64_t pixel = ((piece.image + i) * job.out_height + piece.y + oy) * job.out_width + ox;
                     results[count] = job.sums + (pixel * job.groups + group) * job.outputs + panel * OUTPUTS;
                 }
         }
@@ -144,60 +167,6 @@ static int convolve_table(const Job &job) {
             int32_t ordered[OUTPUTS];
             order_sums(sums + row * OUTPUTS, ordered);
             memcpy(results[row], ordered, bytes);
-        }
-    });
-}
-
-// Adds to a line of sums the products of TAPS weights with the codes that each meets, pixels `step` apart.
-template <int TAPS>
-static inline void add_line(const int16_t *const *products, const uint8_t *const *codes, int64_t pixels, int64_t step, int32_t *sums) {
-    // Copies, which the stores cannot change: pointers to bytes may point anywhere.
-    const int16_t *product[TAPS];
-    const uint8_t *code[TAPS];
-    for (int k = 0; k < TAPS; k++) product[k] = products[k], code[k] = codes[k];
-    for (int64_t x = 0; x < pixels; x++) {
-        int32_t total = 0;
-        for (int k = 0; k < TAPS; k++) total += product[k][code[k][x * step]];
-        sums[x] += total;
-    }
-}
-
-// The same for groups with few outputs. Weights: uint8 codes + 128 (groups, outputs, channels, kernel_y, kernel_x).
-static int convolve_table_sparse(const Job &job) {
-    const int64_t columns = job.width + 2 * job.padding_x, plane = (job.height + 2 * job.padding_y) * columns;
-    const int64_t channels = (int64_t)job.groups * job.channels, reduced = (int64_t)job.channels * job.kernel_y * job.kernel_x;
-    const int64_t outputs = (int64_t)job.groups * job.outputs, pointer_bytes = reduced * sizeof(void *);
-    const int64_t sum_bytes = up(job.out_width * 4, 64);
-
-    return share(job.threads, job.batch, sum_bytes + 2 * pointer_bytes + channels * plane, [&](int64_t i, char *scratch) {
-        auto *sums = (int32_t *)scratch;
-        auto **products = (const int16_t **)(scratch += sum_bytes);
-        auto **met = (const uint8_t **)(scratch += pointer_bytes);
-        auto *codes = (uint8_t *)(scratch + pointer_bytes);
-        memset(codes, 128, channels * plane);
-        const int8_t *from = job.activations + i * job.height * job.width * channels;
-        for (int64_t y = 0; y < job.height; y++)
-            for (int64_t x = 0; x < job.width; x++, from += channels) {
-                uint8_t *at = codes + (y + job.padding_y) * columns + job.padding_x + x;
-                for (int64_t c = 0; c < channels; c++) at[c * plane] = (uint8_t)(from[c] + 128);
-            }
-        for (int64_t output = 0; output < outputs; output++) {
-            const uint8_t *weights = (const uint8_t *)job.weights + output * reduced;
-            for (int64_t k = 0; k < reduced; k++) products[k] = job.maps + weights[k] * CODES;
-            const uint8_t *first = codes + output / job.outputs * job.channels * plane;
-            for (int64_t oy = 0; oy < job.out_height; oy++) {
-                const uint8_t **tap = met;
-                for (int c = 0; c < job.channels; c++)
-                    for (int ky = 0; ky < job.kernel_y; ky++)
-                        for (int kx = 0; kx < job.kernel_x; kx++)
-                            *tap++ = first + c * plane + (oy * job.stride_y + ky) * columns + kx;
-                for (int64_t ox = 0; ox < job.out_width; ox++) sums[ox] = job.start;
-                int64_t k = 0;
-                for (; k + 3 <= reduced; k += 3) add_line<3>(products + k, met + k, job.out_width, job.stride_x, sums);
-                for (; k < reduced; k++) add_line<1>(products + k, met + k, job.out_width, job.stride_x, sums);
-                int32_t *to = job.sums + (i * job.out_height + oy) * job.out_width * outputs + output;
-                for (int64_t ox = 0; ox < job.out_width; ox++) to[ox * outputs] = sums[ox];
-            }
         }
     });
 }

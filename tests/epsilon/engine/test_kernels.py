@@ -25,6 +25,13 @@ FOREIGN = {
     "beyond int8": Foreign.of_terms(mapped(CODES * 2 + 1, CODES * 4), mapped(CODES**2 // 50, CODES - 3, sign=-1)),
     "beyond Winograd": Foreign.of_terms(mapped(CODES * 9, CODES * 2 + 1), mapped(abs(CODES), 5 * CODES + 7)),
 }
+#: Tables of the greatest products, side by side, and of ones that need all 16 bits of an unsigned number.
+ADVERSARIAL = {
+    "random": FOREIGN["random table"],
+    "extremes": Foreign(np.where(RANDOM % 2, 2**15 - 1, -(2**15)).astype(np.int16)),
+    "greatest": Foreign(np.full((256, 256), 2**15 - 1, np.int16)),
+    "16 bits": Foreign(RANDOM.astype(np.int32) + 2**15),
+}
 SMALL = {
     "direct": LayerShape(channels=7, outputs=19, kernel=(2, 3), stride=(2, 1), padding=(1, 2), groups=2),
     "winograd": LayerShape(channels=21, outputs=19, kernel=(3, 3), padding=(1, 1)),
@@ -90,6 +97,22 @@ def test_batches(native_path, kernel, batch):
     check(native_path, shape, seen, multipliers.get("KVP"), activations, kernel)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_threads_and_batches_do_not_change_a_sum(native_path, kernel, monkeypatch):
+    monkeypatch.setattr(native, "PRODUCTS_PER_THREAD", 1)
+    seen, activations = drawn(SMALL[kernel], np.random.default_rng(8), 7)
+    path, images = native_path(SMALL[kernel], seen, multipliers.get("KVP"), kernel), torch.from_numpy(activations)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        apart = torch.cat([path.run(image) for image in images.split(1)])
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert torch.equal(path.run(images), apart)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("batch", [0, 1, 5, 200])
 def test_linear(native_path, batch):
     shape = LayerShape(channels=37, outputs=33, linear=True)
@@ -100,7 +123,7 @@ def test_linear(native_path, batch):
 
 def test_large_images_are_cut_into_bands(native_path):
     rng = np.random.default_rng(7)
-    for kernel, channels in (("winograd", 64), ("direct", 64), ("table", 4)):
+    for kernel, channels in (("winograd", 64), ("direct", 64), ("table", 4), ("table_sparse", 4)):
         shape = LayerShape(channels=channels, outputs=2 if channels > 4 else 9, kernel=(3, 3), padding=(1, 1))
         seen, activations = drawn(shape, rng, 1, 50, 61)
         check(native_path, shape, seen, multipliers.get("KV6"), activations, kernel)
@@ -139,6 +162,32 @@ def test_winograd_random_shapes(native_path, channels, outputs, padding, sides, 
     shape = LayerShape(channels=channels, outputs=outputs, kernel=(3, 3), padding=padding)
     seen, activations = drawn(shape, np.random.default_rng(seed), batch, *sides)
     check(native_path, shape, seen, multipliers.get("KVP"), activations, "winograd")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    groups=st.integers(1, 18),
+    channels=st.integers(1, 2),
+    outputs=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 9)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 4)),
+    sides=st.tuples(st.integers(3, 9), st.integers(9, 17)),
+    batch=st.integers(1, 5),
+    codes=st.sampled_from([(-128, 127), (0, 127), (-9, 5), (0, 0), (127, 127), (-128, -128)]),
+    weights=st.sampled_from([range(-128, 128), (-128, 127), (0,)]),
+    name=st.sampled_from(list(ADVERSARIAL)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_few_outputs_of_any_table(
+    native_path, groups, channels, outputs, kernel, stride, padding, sides, batch, codes, weights, name, seed
+):
+    """More results than codes among the activations, and fewer: products are spread out for runs of taps, or are not."""
+    shape = LayerShape(channels=channels, outputs=outputs, kernel=kernel, stride=stride, padding=padding, groups=groups)
+    rng = np.random.default_rng(seed)
+    seen = rng.choice(weights, (groups * outputs, shape.reduction)).astype(np.int8)
+    activations = rng.integers(codes[0], codes[1] + 1, (batch, groups * channels, *sides)).astype(np.int8)
+    check(native_path, shape, seen, ADVERSARIAL[name], activations, "table_sparse")
 
 
 def test_kernel_choice(native_path):
