@@ -198,7 +198,7 @@ def _show_golden(rows: pandas.DataFrame) -> None:
 
 def _show_league(rows: pandas.DataFrame) -> None:
     """Print each technique's accuracy with its interval; sweeps of gamma, alpha or bits are for `report`."""
-    from epsilon.cli.output import console, new_table
+    from epsilon.cli.output import new_table, print_table
     from epsilon.report.results import Results
     from epsilon.report.tables import league
     from epsilon.report.text import plain_interval, plain_points, scenario
@@ -206,8 +206,9 @@ def _show_league(rows: pandas.DataFrame) -> None:
     lines = league(Results(rows))
     for (network, multiplier, *kind), group in lines.groupby(["network", "multiplier", "site", "polarity", "bits"], sort=False):
         title = f"{network}, {multiplier}, {scenario(*kind)}: mean over fault points, rates and maps"
-        table = new_table(title, "technique", "accuracy % [95 %]", "to vanilla, points", "to fault-free, points", "runs")
+        heads = ("accuracy % [95 %]", "to vanilla, points", "to fault-free, points", "runs")
+        table = new_table(title, "technique", *heads)
         for _, row in group.iterrows():
             cells = (plain_interval(row, "accuracy"), plain_points(row, "to_vanilla"), plain_points(row, "to_fault_free"))
-            table.add_row(row.shown, *cells, f"{row.runs:,}")
-        console().print(table)
+            table.add_row(row.technique, *cells, f"{row.runs:,}")
+        print_table(table, least=(heads[2], heads[3], heads[1]))

@@ -24,7 +24,7 @@ def demo(
     json_file: options.Json = None,
 ) -> None:
     """Handwritten digits on a faulty 8x8 Verilated array, EPSILON repairing; every integer compared with PyTorch."""
-    from epsilon.cli.output import console, progress_bar, write_json
+    from epsilon.cli.output import console, print_table, progress_bar, write_json
 
     start = time.perf_counter()
     with progress_bar("loading", None) as update:
@@ -43,7 +43,7 @@ def demo(
         f"{config.multiplier.short_name} multipliers;\n"
         f"faulty: one bit stuck at 1 in the weight registers of {stuck} of the {config.pes} PEs"
     )
-    printed.print(_table(result, title))
+    print_table(_table(result, title), least=("at image", "weights\nrewritten", "repairs"))
     shown = ", ".join(f"{count:,} {quantity}" for quantity, count in result.compared.items())
     if result.equal:
         printed.print(f"RTL = PyTorch on {sum(result.compared.values()):,} integers\n({shown})", soft_wrap=True)

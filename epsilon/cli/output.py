@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-__all__ = ["console", "new_table", "progress_bar", "write_json"]
+__all__ = ["console", "new_table", "print_table", "progress_bar", "write_json"]
 
 #: Columns of a table that does not go to a terminal.
 FILE_WIDTH = 140
+#: Where a terminal is narrow, names in the first column fold only so far.
+LABEL_WIDTH = 17
 
 
 def console() -> Console:
@@ -30,6 +33,60 @@ def new_table(title: str, *columns: str, left: int = 1) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=index == 0)
     return table
+
+
+def print_table(table: Table, *, least: Sequence[str] = ()) -> None:
+    """Print a table of ``new_table``; in a terminal that is too narrow for it, so that no number is folded.
+
+    There a table of one row stands upright, a head and a value per line. Of others the names in the first column fold between
+    words, and columns are left out, as many as it takes, and named below.
+
+    Parameters
+    ----------
+    least : sequence of str
+        Heads of the columns that may be left out, the least important first.
+    """
+    out = console()
+    columns, left_out = list(table.columns), []
+    if Measurement.get(out, out.options.update(width=10_000), table).maximum > out.width:
+        if table.row_count == 1:
+            table = _upright(table)
+        else:
+            title, table = table.title, _narrow(table.title, columns)
+            for head in least:
+                if _least_width(out, table) <= out.width:
+                    break
+                columns = [column for column in columns if column.header != head]
+                left_out.append(" ".join(head.split()))
+                table = _narrow(title, columns)
+        out.size = (max(out.width, _least_width(out, table)), out.height)  # where nothing helps, folding is the terminal's
+    out.print(table)
+    if left_out:
+        out.print(f"In a wider terminal also: {'; '.join(left_out)}\n", soft_wrap=True, markup=False)
+
+
+def _least_width(out: Console, table: Table) -> int:
+    return Measurement.get(out, out.options.update(width=10_000), table).minimum
+
+
+def _narrow(title: str, columns: Sequence[Column]) -> Table:
+    """Return the columns close to each other; nothing but the names of the first one folds."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        width = max(len(line) for text in (column.header, *column.cells) for line in text.splitlines() or [""])
+        least = width if index else min(width, LABEL_WIDTH)
+        table.add_column(column.header, justify=column.justify, no_wrap=index > 0, min_width=least)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _upright(table: Table) -> Table:
+    """Return a table of one row as one of two columns: heads and values."""
+    upright = Table(title=table.title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    for column in table.columns:
+        upright.add_row(" ".join(column.header.split()), *column.cells)
+    return upright
 
 
 @contextmanager

@@ -100,12 +100,10 @@ def plan(
     lines.append({"population": "unlimited", "faults": None, "sample": unlimited})
     console().print(table)
     console().print(
-        f"A proportion measured on that many faults drawn at random is within {100 * margin:g} % of the whole "
-        "population's with "
-        f"{100 * confidence:g} % confidence. A row's sample answers for its row alone: the sum over layers serves each "
-        "layer, the row "
-        "of all of them the network. Fault maps of many stuck bits are an unlimited population of their own: then it is "
-        "the number of maps.",
+        f"A proportion measured on that many faults drawn at random is within {100 * margin:g} % of the whole population's with "
+        f"{100 * confidence:g} % confidence. A row's sample answers for its row alone: the sum over layers serves each layer, the "
+        "row of all of them the network. Fault maps of many stuck bits are an unlimited population of their own: then it is the "
+        "number of maps.",
         soft_wrap=True,
         markup=False,
     )

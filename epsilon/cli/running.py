@@ -78,7 +78,7 @@ def run(
     json_file: options.Json = None,
 ) -> None:
     """Run images through a network with stuck-at faults and one technique against them."""
-    from epsilon.cli.output import console, progress_bar, write_json
+    from epsilon.cli.output import console, print_table, progress_bar, write_json
     from epsilon.energy import energy, missing_energy
     from epsilon.executor import encode
     from epsilon.faults import FaultMap
@@ -121,11 +121,11 @@ def run(
         write_json(json_file, {**settings, "faults": {"count": len(drawn), "digest": drawn.digest}, **outcome.describe(), **spent})
     out = console()
     title = f"{network} on the {on}, {rows}x{cols} {config.multiplier.key}, {len(drawn)} stuck bits"
-    out.print(_summary(outcome, seconds, total_pj, title))
+    print_table(_summary(outcome, seconds, total_pj, title))
     if total_pj is None:
         out.print(f"{missing_energy(config.multiplier)}.", soft_wrap=True, markup=False)
     if image:
-        out.print(_predictions(outcome, image))
+        print_table(_predictions(outcome, image))
 
 
 def _images(network, files: list[Path] | None, count: int, data: Path | None, dataset: str | None):

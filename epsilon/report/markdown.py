@@ -34,13 +34,11 @@ def reproduction(results: Results, source: str) -> str:
     stuck_1, stuck_0 = table1(results, polarity="1"), table1(results, polarity="0")
     parts = [
         "# The paper's evaluation, repeated",
-        f"Made by `epsilon report {source} --markdown FILE`; nothing in it is written by hand. The paper is K. Khalil, "
-        "K. A. Hoque, "
-        "*EPSILON: Adaptive Fault Mitigation in Approximate Deep Neural Network using Statistical Signatures*.",
+        f"Made by `epsilon report {source} --markdown FILE`; nothing in it is written by hand. The paper is K. Khalil, K. A. "
+        "Hoque, *EPSILON: Adaptive Fault Mitigation in Approximate Deep Neural Network using Statistical Signatures*.",
         f"Accuracies are top-1 in percent with {100 * results.resampler.confidence:g} % intervals over fault maps and images "
-        "(crossed bootstrap; with one map per cell over images alone); the paper prints no intervals. Its networks are "
-        "not public, ours are "
-        "narrower and trained otherwise: compare differences, not levels.",
+        "(crossed bootstrap; with one map per cell over images alone); the paper prints no intervals. Its networks are not public, "
+        "ours are narrower and trained otherwise: compare differences, not levels.",
         *_networks(results),
         *(_table("Table I: stuck-at-1", stuck_1) if len(stuck_1) else []),
         *(_agreement(results, stuck_1) if len(stuck_1) else []),
@@ -69,9 +67,8 @@ def _networks(results: Results) -> list[str]:
 def _table(title: str, table: pd.DataFrame) -> list[str]:
     parts = [
         f"## {title}",
-        "`vanilla` is AxVanDNN, `mendnet` AxMENDNet as reconstructed here, `epsilon/quartile` the paper's repair (with "
-        "`/pattern` also "
-        "its detector). Any other line is the best repair without golden weights, chosen on the same rows it is reported for.",
+        "`vanilla` is AxVanDNN, `mendnet` AxMENDNet as reconstructed here, `epsilon/quartile` the paper's repair (with `/pattern` "
+        "also its detector). Any other line is the best repair without golden weights, chosen on the same rows it is reported for.",
     ]
     for (model, short), group in table.groupby(["model", "short"], sort=False):
         names = list(dict.fromkeys(group.technique))
@@ -149,10 +146,9 @@ def _orders(cells: pd.DataFrame) -> list[str]:
         theirs, ours = both.paper > both.paper_vanilla, both.accuracy > both.accuracy_vanilla
         clear = both.accuracy_low > both.accuracy_high_vanilla
         found.append(
-            f"- {own.paper_technique.iloc[0]} is above AxVanDNN in {theirs.sum()} of {len(both)} cells of the paper; "
-            f"here `{technique}` is "
-            f"above `vanilla` in {ours.sum()}, in {clear.sum()} of them with intervals that do not meet. The sign agrees "
-            f"in {(theirs == ours).sum()}."
+            f"- {own.paper_technique.iloc[0]} is above AxVanDNN in {theirs.sum()} of {len(both)} cells of the paper; here "
+            f"`{technique}` is above `vanilla` in {ours.sum()}, in {clear.sum()} of them with intervals that do not meet. The sign "
+            f"agrees in {(theirs == ours).sum()}."
         )
     return found
 
@@ -166,8 +162,8 @@ def _weakest(cells: pd.DataFrame) -> list[str]:
             ours, theirs = by_point.accuracy.idxmin(), by_point.paper.idxmin()
             same = "as" if ours == theirs else "unlike"
             found.append(
-                f"- `{technique}`: faults cost most at {ours} here, {same} in the paper ({theirs}); means over models, "
-                "multipliers and rates."
+                f"- `{technique}`: faults cost most at {ours} here, {same} in the paper ({theirs}); means over models, multipliers "
+                "and rates."
             )
     return found
 
@@ -234,6 +230,7 @@ def _arrays(results: Results) -> list[str]:
 
 
 def _reasons(results: Results) -> list[str]:
+    sources = "" if results.energies is None else f" {energy_sources(results.energies)}"
     return [
         "## Why Table I is a claim to compare with, not a yardstick",
         _printed_averages(),
@@ -242,11 +239,9 @@ def _reasons(results: Results) -> list[str]:
         *_masked_faults(results),
         *_false_alarms(results),
         *_stuck_registers(results),
-        "**Latency and energy.** The paper times a software emulator on a GPU and measures the joules of that machine. "
-        "Here latency is "
-        "cycles of the array and energy is counted events of the hardware times an energy per event; time and joules of "
-        "the emulator are "
-        "another thing and reported apart." + ("" if results.energies is None else f" {energy_sources(results.energies)}"),
+        "**Latency and energy.** The paper times a software emulator on a GPU and measures the joules of that machine. Here "
+        "latency is cycles of the array and energy is counted events of the hardware times an energy per event; time and joules of "
+        f"the emulator are another thing and reported apart.{sources}",
     ]
 
 
@@ -259,10 +254,9 @@ def _printed_averages() -> str:
     worst = max(gaps, key=lambda key: abs(gaps[key][0] - gaps[key][1]))
     printed, own = gaps[worst]
     return (
-        f"**Averages that are not averages.** Of the {len(gaps)} averages that Table I prints, {len(off)} differ by more "
-        "than 0.01 points "
-        f"from the average of their own twelve cells; {', '.join(worst)} most: it prints {100 * printed:.2f}, its cells average "
-        f"{100 * own:.2f}. The averages above are those of the cells."
+        f"**Averages that are not averages.** Of the {len(gaps)} averages that Table I prints, {len(off)} differ by more than 0.01 "
+        f"points from the average of their own twelve cells; {', '.join(worst)} most: it prints {100 * printed:.2f}, its cells "
+        f"average {100 * own:.2f}. The averages above are those of the cells."
     )
 
 
@@ -281,9 +275,8 @@ def _constant_columns() -> str:
                     said.append(f"{model} {technique}, {before} to {after}: {step:+.2f} in {count} of {sum(steps.values())} cells")
     same = np.array_equal(multipliers.get("v1/mul8s_1L2H").table(), multipliers.get("v2022/mul8s_1L2J").table())
     twins = (
-        "EvoApproxLib's L2H (first release) and L2J (release of 2022) give the same product for every pair of operands, "
-        "so exact emulation "
-        "cannot tell their columns apart; the table that AdaPT ships as L2H is not that circuit's and a likely cause"
+        "EvoApproxLib's L2H (first release) and L2J (release of 2022) give the same product for every pair of operands, so exact "
+        "emulation cannot tell their columns apart; the table that AdaPT ships as L2H is not that circuit's and a likely cause"
         if same
         else "L2H and L2J are different functions"
     )
@@ -295,10 +288,9 @@ def _bound_arithmetic() -> str:
     missed = missed_bound(alpha, rate)
     bound, unsure = error_bound(gamma, exits, missed), error_bound(gamma, exits, 0)
     return (
-        f"**The example of Eq. 8.** At alpha {alpha:g} and p {rate:g}, exp(-alpha^2 / 2p) is {missed:.3f}; the printed "
-        f"sum of {printed:g} would "
-        f"need {printed - unsure:.3f}. With Eq. 9 the bound on the error is {bound:.3f}, so it promises an accuracy of "
-        f"{100 * (1 - bound):.1f} %, not {100 * (1 - printed):.2f} %."
+        f"**The example of Eq. 8.** At alpha {alpha:g} and p {rate:g}, exp(-alpha^2 / 2p) is {missed:.3f}; the printed sum of "
+        f"{printed:g} would need {printed - unsure:.3f}. With Eq. 9 the bound on the error is {bound:.3f}, so it promises an "
+        f"accuracy of {100 * (1 - bound):.1f} %, not {100 * (1 - printed):.2f} %."
     )
 
 
@@ -313,9 +305,9 @@ def _false_alarms(results: Results) -> list[str]:
     above, changed = int((faulty.score > faulty.threshold).sum()), int((faulty.score > 0).sum())
     return [
         "**False alarms.** Weights are digital: a layer without a wrong weight has the sparsity pattern that it always had. Of "
-        f"{len(healthy):,} healthy layers at a first check {alarms} had a pattern score above 0. Of {len(faulty):,} "
-        f"faulty ones {changed} had, "
-        f"and {above} were above T_l of Eq. 3: the threshold trades missed faults against repair work, not against false alarms."
+        f"{len(healthy):,} healthy layers at a first check {alarms} had a pattern score above 0. Of {len(faulty):,} faulty ones "
+        f"{changed} had, and {above} were above T_l of Eq. 3: the threshold trades missed faults against repair work, not against "
+        "false alarms."
     ]
 
 
@@ -343,10 +335,9 @@ def _stuck_registers(results: Results) -> list[str]:
         return []
     written, exact = int(rows.words_written.sum()), int(rows.words_exact.sum())
     return [
-        "**Rewriting through a stuck register.** What is written through a faulty register comes back with the stuck "
-        f"bit. Of {written:,} words "
-        f"that the paper's repair wrote here, {exact:,} ({100 * exact / written:.1f} %) read back as the golden weight at the end. "
-        "Every repair has to say where the corrected value lives."
+        "**Rewriting through a stuck register.** What is written through a faulty register comes back with the stuck bit. Of "
+        f"{written:,} words that the paper's repair wrote here, {exact:,} ({100 * exact / written:.1f} %) read back as the golden "
+        "weight at the end. Every repair has to say where the corrected value lives."
     ]
 
 

@@ -106,20 +106,18 @@ def _page(sources: list[Path], results: Results, found: list[Section], body: str
     contents = "".join(f'<li><a href="#{section.name}">{escape(section.title)}</a></li>' for section in found)
     overview = (
         f"{plural(len(frame), 'run')} of {plural(frame.network_digest.nunique(), 'network')} under "
-        f"{plural(frame.multiplier.nunique(), 'multiplier')} on {plural(frame.map_digest.nunique(), 'fault map')}; "
-        f"techniques: {escape(', '.join(sorted(frame.technique.unique())))}."
+        f"{plural(frame.multiplier.nunique(), 'multiplier')} on {plural(frame.map_digest.nunique(), 'fault map')}; techniques: "
+        f"{escape(', '.join(sorted(frame.technique.unique())))}."
     )
     percent = f"{100 * results.resampler.confidence:g} %"
     how = (
         f"Intervals are at {percent}. Over several fault maps: bootstrap of maps and images, crossed "
-        f"({results.resampler.resamples:,} resamples, seed {results.resampler.seed}; of n maps n - 1 are drawn, so that "
-        "few maps do not "
-        "understate the variance); with few maps an interval still reaches no further than the maps that were drawn. "
-        "Where there is one "
-        "map the interval is over images alone (a single accuracy: Wilson) and says nothing about other maps. Counts of silent "
-        "corruptions, and shares of exits, are known per run only: over maps alone. Where maps are counted in a table, "
-        "those of one seed "
-        "at one fault point count once: at a higher rate they hold the faults of the lower ones, and they are drawn together."
+        f"({results.resampler.resamples:,} resamples, seed {results.resampler.seed}; of n maps n - 1 are drawn, so that few maps "
+        "do not understate the variance); with few maps an interval still reaches no further than the maps that were drawn. Where "
+        "there is one map the interval is over images alone (a single accuracy: Wilson) and says nothing about other maps. Counts "
+        "of silent corruptions, and shares of exits, are known per run only: over maps alone. Where maps are counted in a table, "
+        "those of one seed at one fault point count once: at a higher rate they hold the faults of the lower ones, and they are "
+        "drawn together."
     )
     name = ", ".join(map(_campaign_name, sources))
     return f"""<!DOCTYPE html>

@@ -89,16 +89,14 @@ def _league(results: Results, league: pd.DataFrame) -> Section:
     sentences = [
         "Mean top-1 accuracy over all fault points and rates of each technique, every cell with the same weight: "
         f"{basis(results.drawn)}.",
-        "Differences are paired: same fault maps, same images. Silent corruptions are images whose answer is not the "
-        "fault-free one "
-        "and nothing had been flagged till then. "
-        "Golden weights: the repair reads the original weights from memory, which only a fault in a PE leaves there (site array).",
+        "Differences are paired: same fault maps, same images. Silent corruptions are images whose answer is not the fault-free "
+        "one and nothing had been flagged till then. Golden weights: the repair reads the original weights from memory, which only "
+        "a fault in a PE leaves there (site array).",
     ]
     if not league.to_fault_free_paired.all():
         sentences.append(
-            "The file has no fault-free run of some techniques: their difference to fault-free is from the two "
-            "intervals, not paired, "
-            "and so wider than it had to be."
+            "The file has no fault-free run of some techniques: their difference to fault-free is from the two intervals, not "
+            "paired, and so wider than it had to be."
         )
     if league.energy_pj_per_image.isna().any():
         sentences.append("Where the energy is a dash, the rows hold no count of events, so none can be given.")
@@ -149,12 +147,11 @@ def _table1(results: Results) -> Iterator[Section]:
             )
         sentences = (
             f"Top-1 accuracy on CIFAR-10, percent with its interval, under stuck-at-{polarity} faults of stored weights: "
-            f"{table.maps.max()} fault maps at most per line, {table.images.min():,} images; "
-            f"{printed}. The average is over the cells that are there.",
-            "<code>vanilla</code> is AxVanDNN, <code>mendnet</code> AxMENDNet as reconstructed here, "
-            "<code>epsilon/quartile</code> the paper's repair; the line after it is the best repair that reads no golden weights, "
-            "chosen on these same rows. Networks and training differ from the paper's, so only differences between techniques "
-            "compare directly.",
+            f"{table.maps.max()} fault maps at most per line, {table.images.min():,} images; {printed}. The average is over the "
+            "cells that are there.",
+            "<code>vanilla</code> is AxVanDNN, <code>mendnet</code> AxMENDNet as reconstructed here, <code>epsilon/quartile</code> "
+            "the paper's repair; the line after it is the best repair that reads no golden weights, chosen on these same rows. "
+            "Networks and training differ from the paper's, so only differences between techniques compare directly.",
         )
         yield Section(
             name,
@@ -172,8 +169,8 @@ def _by_rate(results: Results, league: pd.DataFrame) -> Iterator[Section]:
     if not drawn:
         return
     text = (
-        f"Accuracy by fault rate, mean over fault points, with its interval as a band: {basis(results.drawn)}. "
-        f"At most {figures.CURVES} techniques are drawn, the baselines, the paper's repair and the best others; the CSV has all."
+        f"Accuracy by fault rate, mean over fault points, with its interval as a band: {basis(results.drawn)}. At most "
+        f"{figures.CURVES} techniques are drawn, the baselines, the paper's repair and the best others; the CSV has all."
     )
     yield Section("accuracy_by_rate", "Accuracy by fault rate", (text,), drawn, data={"accuracy_by_rate": table})
 
@@ -231,9 +228,8 @@ def _pareto(results: Results, league: pd.DataFrame) -> Section:
     table = league.assign(cost=league.energy_pj_per_image * 1e-12 if known else league.cycles_per_image)
     drawn = _per_scenario("pareto", table, lambda group, _: figures.pareto(group[group.complete], "cost", label, unit=unit))
     text = (
-        f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(results.drawn)}. Named "
-        "are those that "
-        "none of the others beats in both." + ("" if known else " The rows hold no energy, so cycles stand in for it.")
+        f"Mean accuracy with its interval against {label}, a point per technique and multiplier: {basis(results.drawn)}. Named are "
+        "those that none of the others beats in both." + ("" if known else " The rows hold no energy, so cycles stand in for it.")
     )
     return Section("pareto", f"Accuracy and {'energy' if known else 'latency'}", (text,), drawn)
 
@@ -258,9 +254,8 @@ def _vulnerability(results: Results) -> Iterator[Section]:
     }
     rows = results.base[results.base.bit.notna()]
     text = (
-        "Accuracy lost by layer and stuck bit, when that bit alone is stuck in a share of the layer's weights: "
-        f"{basis(rows)}. Each "
-        "cell has the difference to the fault-free accuracy in points, with its interval."
+        f"Accuracy lost by layer and stuck bit, when that bit alone is stuck in a share of the layer's weights: {basis(rows)}. "
+        "Each cell has the difference to the fault-free accuracy in points, with its interval."
     )
     yield Section("vulnerability", "Vulnerability of bits and layers", (text,), drawn, data={"vulnerability": table})
 
@@ -287,16 +282,15 @@ def _detector(results: Results) -> Iterator[Section]:
     maps = results.frame[results.frame.scores.notna() & (results.frame.rate > 0)].map_digest.nunique()
     healthy = found[~found.faulty]
     zero = (
-        "A healthy layer's pattern score is exactly 0, because weights are digital: no threshold from 0 up raises a "
-        "false alarm, and "
-        "the curve's only other corner is the threshold below 0 that flags everything."
+        "A healthy layer's pattern score is exactly 0, because weights are digital: no threshold from 0 up raises a false alarm, "
+        "and the curve's only other corner is the threshold below 0 that flags everything."
         if len(healthy) and (healthy.score == 0).all()
         else f"Of {len(healthy)} healthy layers {int((healthy.score > 0).sum())} have a score above 0."
     )
     text = (
         "The pattern detector (Eq. 6) over its thresholds, per fault rate, from the first check on each of "
-        f"{plural(maps, 'fault map')} "
-        f"({plural(len(found), 'layer')} scored). {zero} Layers of one map are not independent; the intervals are Wilson's."
+        f"{plural(maps, 'fault map')} ({plural(len(found), 'layer')} scored). {zero} Layers of one map are not independent; the "
+        "intervals are Wilson's."
     )
     yield Section(
         "detector", "Pattern detector: ROC", (text,), {"roc": figures.roc_curves(roc, found)}, (_table(head, body, left=1),),
@@ -318,11 +312,9 @@ def _bounds(results: Results) -> Iterator[Section]:
     missed = int((table.missed_low > table.bound_missed).sum())
     rows = results.drawn[results.drawn.bound_error.notna()]
     text = (
-        f"The bounds of Eq. 8 and 9 beside the measured rates, per technique and fault rate: {basis(rows)}. The measured "
-        "error lies "
-        f"significantly above its bound in {above} of {len(table)} lines, the missed faults in {missed} (of faulty "
-        "layers that a check "
-        "looked at; layers of one map are not independent)."
+        f"The bounds of Eq. 8 and 9 beside the measured rates, per technique and fault rate: {basis(rows)}. The measured error "
+        f"lies significantly above its bound in {above} of {len(table)} lines, the missed faults in {missed} (of faulty layers "
+        "that a check looked at; layers of one map are not independent)."
     )
     yield Section("bounds", "Bounds of Eq. 8 and 9", (text,), drawn, data={"bounds": table})
 

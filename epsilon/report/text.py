@@ -72,9 +72,8 @@ def basis(rows: pd.DataFrame) -> str:
     rates = ", ".join(f"{100 * rate:g}" for rate in sorted(rows.rate.unique()))
     where = ", ".join(sorted(rows.point.unique()))
     return (
-        f"{plural(len(rows), 'run')}, {plural(rows.map_digest.nunique(), 'fault map')}, {images} images of the {splits} "
-        "split each; "
-        f"fault points {where}; fault rates {rates} %"
+        f"{plural(len(rows), 'run')}, {plural(rows.map_digest.nunique(), 'fault map')}, {images} images of the {splits} split "
+        f"each; fault points {where}; fault rates {rates} %"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,15 +85,14 @@ def test_not_golden_finds_what_shows():
     assert not_golden(rows).index.tolist() == list(range(1, len(changes) + 1))
 
 
-def test_a_campaign_from_its_configuration_to_its_rows(tmp_path, small, engine):
+def test_a_campaign_from_its_configuration_to_its_rows(tmp_path, small, engine, monkeypatch):
     out = tmp_path / "r.sqlite"
     result = epsilon("campaign", small, "-o", out, "--workers", 2)
     assert result.exit_code == 0, result.output
     rows = read(out)
     assert len(rows) == 2 * 2 * 2 * 3
     assert metadata(out)["campaign"]["name"] == "small"
-    # A narrow terminal folds the names of techniques.
-    assert "24 rows of 8 units" in " ".join(result.stdout.split())
+    assert "24 rows of 8 units" in result.stdout
     # The same command again computes nothing, and one worker gives what two gave.
     before = out.read_bytes()
     again = epsilon("campaign", small, "-o", out)
@@ -101,6 +101,15 @@ def test_a_campaign_from_its_configuration_to_its_rows(tmp_path, small, engine):
     assert len(out.read_bytes()) == len(before)
     assert epsilon("campaign", small, "-o", tmp_path / "one.sqlite", "--workers", 1).exit_code == 0
     pandas.testing.assert_frame_equal(read(tmp_path / "one.sqlite"), rows)
+    # In a narrow terminal, too, every number is in its line.
+    for name, value in (("TTY_COMPATIBLE", "1"), ("COLUMNS", "80"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
+    league = [line for line in epsilon("campaign", small, "-o", out).stdout.splitlines()[1:] if line]
+    assert max(map(len, league)) <= 80
+    assert [line.split()[0] for line in league if line.count("[") == 2] == ["mendnet", "epsilon/nearest/expected"] * 2
+    assert all(re.search(r"^vanilla +[\d.]+ \[[\d.]+, [\d.]+\] +-( +4)?$", line) for line in league if "vanilla  " in line)
+    assert sum(line.startswith("In a wider terminal also: to fault-free, points") for line in league) == 2
+    monkeypatch.undo()
     # Another campaign in the same file adds its rows, and is the current one.
     small.write_text(SMALL.replace("maps: 2", "maps: 1").replace("[KVP, L2N]", "[KVP, KV6]"))
     assert epsilon("campaign", small, "-o", out).exit_code == 0
