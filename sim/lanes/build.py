@@ -87,6 +87,7 @@ def _key(config: ArrayConfig, nets: bool) -> str:
     names = (
         "build",
         "gates",
+        "hierarchy",
         "names",
         "netlist",
         "plan",
