@@ -121,7 +121,7 @@ class _Flat:
         inputs: dict[str, list[list]] = {}
         todo = []
         for label, cell in self.cells.items():
-            directions = cell["port_directions"] if "port_directions" in cell else {}
+            directions = cell.get("port_directions", {})
             inputs[label] = [bits for port, bits in cell["connections"].items() if directions.get(port) != "output"]
             for port, direction in directions.items():
                 if direction == "output":
