@@ -9,6 +9,8 @@ from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Shape, Shap
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from epsilon.garbage import uncollected
+
 __all__ = ["SharedModules", "SharedPart", "named_ports", "place_shared", "to_rtlil"]
 
 
@@ -67,6 +69,7 @@ def named_ports(component: wiring.Component, names: Mapping[str, str] | None = N
     return {"_".join(names.get(part, part) for part in path): signal for path, _, signal in component.signature.flatten(component)}
 
 
+@uncollected()
 def to_rtlil(
     component, name: str, ports: Mapping[str, object], *, platform: SharedModules | None, apart: frozenset = frozenset()
 ) -> str:

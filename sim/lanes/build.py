@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epsilon.config import ArrayConfig
+from epsilon.garbage import uncollected
 from sim.lanes.backend import Backend, build
 from sim.program import beat_bytes
 from sim.toolchain import built_once, cache_folder
@@ -29,6 +30,7 @@ class BuiltAccelerator:
     net_names: list[str]
 
 
+@uncollected()
 def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[str, dict]:
     """Return the C text of an accelerator, and the facts about it that are needed to use it."""
     from hdl.accelerator import EpsilonAccelerator
@@ -87,6 +89,7 @@ def _key(config: ArrayConfig, nets: bool) -> str:
     names = (
         "build",
         "gates",
+        "hierarchy",
         "names",
         "netlist",
         "plan",

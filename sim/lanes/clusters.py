@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 
 from sim.lanes.emitter import Emitter
-from sim.lanes.gates import ONE
+from sim.lanes.gates import ONE, Graph
 from sim.lanes.layout import Layout, Root
 from sim.lanes.plan import Varying
 
@@ -54,16 +53,17 @@ def find_clusters(varying: Varying, layout: Layout) -> list[ClusterClass]:
     groups: dict[int, list[Root]] = defaultdict(list)
     for root in layout.roots.values():
         groups[find(root.node)].append(root)
-    classes: dict[str, ClusterClass] = {}
+    classes: dict[tuple, ClusterClass] = {}
     for roots in groups.values():
-        body, parameters = _cluster(varying, layout, roots)
-        found = classes.get(body)
+        cluster = _Cluster(varying, layout, roots)
+        key = cluster.structure()
+        found = classes.get(key)
         if found is None:
             name = f"cluster{len(classes)}"
             head = f"static void {name}(V *__restrict s, const uint8_t *__restrict b, const int32_t *__restrict t)"
-            found = classes[body] = ClusterClass(name, f"{head} {{\n{body}\n}}", [])
+            found = classes[key] = ClusterClass(name, f"{head} {{\n{cluster.body()}\n}}", [])
         guards = {guard for root in roots for guard in root.guards}
-        found.calls.append([_guard(layout, guards), *parameters])
+        found.calls.append([_guard(layout, guards), *cluster.parameters])
     return list(classes.values())
 
 
@@ -74,65 +74,80 @@ def _guard(layout: Layout, guards: set[int]) -> int:
     return layout.scalar(graph.any(sorted(guards)))
 
 
-def _cluster(varying: Varying, layout: Layout, roots: list[Root]) -> tuple[str, list[int]]:
-    """Return the body of a cluster's function in terms of its parameters ``t[1]``..., and these."""
-    graph = varying.netlist.graph
-    leaves: dict[object, list[int]] = defaultdict(list)
-    order: list[int] = []
-    seen: set[int] = set()
-    stack = [root.node for root in reversed(roots)]
-    while stack:
-        node = stack.pop()
-        if node <= ONE or node in seen:
-            continue
-        seen.add(node)
-        if node in layout.vector or not varying(node):
-            order.append(node)
-        else:
-            stack.extend(reversed(graph.operands(node)))
-    # One parameter for all bits that belong together: the lowest place of them.
-    for node in order:
-        if varying(node):
-            leaves[_family(graph, layout, node)].append(layout.vector[node])
-    outputs: dict[int, list[int]] = defaultdict(list)
-    for root in roots:
-        outputs[root.owner].append(root.place)
-    parameters: list[int] = []
-    base: dict[object, tuple[int, int]] = {}
-    for key, places in [*leaves.items(), *((("out", owner), places) for owner, places in outputs.items())]:
-        base[key] = (len(parameters) + 1, min(places))
-        parameters.append(min(places))
-    scalars: dict[int, int] = {}
-    for node in order:
-        if not varying(node):
-            parameters.append(layout.scalar(node))
-            scalars[node] = len(parameters)
+class _Cluster:
+    """The gates of a cluster, and the parameters ``t[1]``... of its function: where its leaves and its outputs are."""
 
-    def load(node: int) -> str | None:
-        if node in layout.vector:
-            index, start = base[_family(graph, layout, node)]
-            return f"s[t[{index}] + {layout.vector[node] - start}]"
-        return None if varying(node) else f"b[t[{scalars[node]}]]"
-
-    def body(*, ternary: bool) -> str:
-        emitter = Emitter(varying, load, ternary=ternary)
-        emitter.prepare(root.node for root in roots)
+    def __init__(self, varying: Varying, layout: Layout, roots: list[Root]) -> None:
+        self.varying = varying
+        self.layout = layout
+        self.graph = graph = varying.netlist.graph
+        self.roots = roots
+        self.gates: list[int] = []
+        self.parameters: list[int] = []
+        #: By family of leaves, or owner of outputs: the number of its parameter and the place that this is.
+        self._base: dict[object, tuple[int, int]] = {}
+        self._scalars: dict[int, int] = {}
+        places: dict[object, list[int]] = defaultdict(list)
+        scalars = []
+        seen: set[int] = set()
+        stack = [root.node for root in reversed(roots)]
+        while stack:
+            node = stack.pop()
+            if node <= ONE or node in seen:
+                continue
+            seen.add(node)
+            if node in layout.vector:
+                # One parameter for all bits that belong together: the lowest place of them.
+                places[_family(graph, node)].append(layout.vector[node])
+            elif not varying(node):
+                scalars.append(node)
+            else:
+                self.gates.append(node)
+                stack.extend(reversed(graph.operands(node)))
         for root in roots:
-            index, start = base[("out", root.owner)]
-            store = f"s[t[{index}] + {root.place - start}] = {emitter.vector(root.node)};"
-            emitter.lines.append(store)
-        return _renumbered("\n".join(emitter.lines))
+            places["out", root.owner].append(root.place)
+        for key, values in places.items():
+            self.parameters.append(min(values))
+            self._base[key] = len(self.parameters), min(values)
+        for node in scalars:
+            self.parameters.append(layout.scalar(node))
+            self._scalars[node] = len(self.parameters)
 
-    return f"#ifdef LOOKUP\n{body(ternary=True)}\n#else\n{body(ternary=False)}\n#endif", parameters
+    def structure(self) -> tuple:
+        """Return what the text of the function depends on: clusters in which it is the same can share one."""
+        number = {node: index for index, node in enumerate(self.gates)}
+
+        def name(node: int) -> int | str | None:
+            # Constants are numbered apart from gates.
+            return number[node] if node in number else node - 2 if node <= ONE else self._load(node)
+
+        gates = tuple((self.graph.op[node], *map(name, self.graph.operands(node))) for node in self.gates)
+        return gates, tuple((number[root.node], self._output(root)) for root in self.roots)
+
+    def body(self) -> str:
+        """Return the body of the function."""
+
+        def lines(*, ternary: bool) -> str:
+            emitter = Emitter(self.varying, self._load, ternary=ternary)
+            emitter.prepare(root.node for root in self.roots)
+            for root in self.roots:
+                emitter.lines.append(f"{self._output(root)} = {emitter.vector(root.node)};")
+            return "\n".join(emitter.lines)
+
+        return f"#ifdef LOOKUP\n{lines(ternary=True)}\n#else\n{lines(ternary=False)}\n#endif"
+
+    def _output(self, root: Root) -> str:
+        index, start = self._base["out", root.owner]
+        return f"s[t[{index}] + {root.place - start}]"
+
+    def _load(self, node: int) -> str | None:
+        if node in self.layout.vector:
+            index, start = self._base[_family(self.graph, node)]
+            return f"s[t[{index}] + {self.layout.vector[node] - start}]"
+        return None if self.varying(node) else f"b[t[{self._scalars[node]}]]"
 
 
-def _family(graph, layout: Layout, node: int) -> object:
+def _family(graph: Graph, node: int) -> object:
     """Return what a leaf's place is counted from: its register, port or memory."""
     tag = graph.args[node] if graph.op[node] == "src" else graph.args[node][0]
     return tag[:-1]
-
-
-def _renumbered(body: str) -> str:
-    """Return the text with its nodes numbered in the order of appearance, so that equal structures have equal texts."""
-    numbers: dict[str, int] = {}
-    return re.sub(r"\b([nm])(\d+)\b", lambda match: f"{match[1]}{numbers.setdefault(match[2], len(numbers))}", body)

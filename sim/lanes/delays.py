@@ -45,7 +45,7 @@ def find_lines(top: Netlist, varying: Varying) -> tuple[list[list[Register]], li
         for node in nodes:
             uses[node] = uses.get(node, 0) + 1
 
-    for node in range(len(top.graph)):
+    for node in top.graph.gates():
         use(top.graph.operands(node))
     for register in top.registers:
         use((*register.d, register.enable, register.reset))

@@ -41,6 +41,10 @@ class Graph:
             return ()
         return self.args[node][1] if op == "read" else self.args[node]
 
+    def gates(self) -> list[int]:
+        """Return the nodes that have operands, in order."""
+        return [node for node, op in enumerate(self.op) if op not in ("const", "src")]
+
     def source(self, tag: tuple) -> int:
         return self._node("src", tag)
 

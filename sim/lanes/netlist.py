@@ -12,18 +12,17 @@ from amaranth.hdl._nir import CombinationalCycle
 
 from hdl.shared import to_rtlil
 from sim.lanes.gates import BITWISE, ONE, ZERO, Graph, UnsupportedDesign, blast
+from sim.lanes.hierarchy import flatten
 
 __all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_netlist", "read_rtlil"]
 
-#: Modules are simplified before the instances of each are dissolved, and not once per instance; then names are not needed.
+#: Modules are simplified once each, and not once per instance: ``hierarchy.flatten`` dissolves the instances afterwards.
 PASSES = """hierarchy -top {top}
 proc
 opt_expr
 opt_merge
 opt_clean
 opt_dff
-opt_clean{purge}
-flatten
 opt_clean{purge}
 memory_collect
 write_json
@@ -141,7 +140,8 @@ def read_rtlil(text: str, name: str, *, literal: bool = False, shared: dict[str,
     )
     if done.returncode:
         raise UnsupportedDesign(f"Yosys failed on {name}: {done.stderr.strip()}")
-    return _Reader(name, json.loads(done.stdout)["modules"][name], literal, shared or {}).read()
+    shared = shared or {}
+    return _Reader(name, flatten(json.loads(done.stdout)["modules"], name, shared), literal, shared).read()
 
 
 class _Reader:

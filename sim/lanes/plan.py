@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sim.lanes.gates import ONE, ZERO, UnsupportedDesign
 from sim.lanes.netlist import Netlist, Register
@@ -19,21 +20,54 @@ class Varying:
     flags: bytearray
 
     def __call__(self, node: int) -> bool:
+        if node >= len(self.flags):
+            self._follow()
+        return self.flags[node] == 1
+
+    def any(self, nodes: list[int]) -> bool:
+        self._follow()
+        return any(map(self.flags.__getitem__, nodes))
+
+    def _follow(self) -> None:
         graph = self.netlist.graph
         for new in range(len(self.flags), len(graph)):
             self.flags.append(any(self.flags[operand] for operand in graph.operands(new)))
-        return bool(self.flags[node])
-
-    def any(self, nodes: list[int]) -> bool:
-        return any(self(node) for node in nodes)
 
 
-@dataclass(eq=False)
-class _Watch:
-    """What happens when a node turns out to vary: other nodes of this and of other netlists do."""
+class _Marks:
+    """The flags of one netlist while it is being found out what varies: gates, registers and memories pass it on."""
 
-    users: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    others: dict[int, list[tuple[str, list[int]]]] = field(default_factory=lambda: defaultdict(list))
+    def __init__(self, netlist: Netlist) -> None:
+        self.flags = bytearray(len(netlist.graph))
+        self._users: dict[int, list[int]] = defaultdict(list)
+        #: Words that vary as soon as a node does; the nodes with the same word share it, and who comes first empties it.
+        self._words: dict[int, list[list[int]]] = defaultdict(list)
+        for node in netlist.graph.gates():
+            for operand in netlist.graph.operands(node):
+                self._users[operand].append(node)
+        for register in netlist.registers:
+            self._lead({*register.d, register.enable, register.reset}, register.q)
+        for memory in netlist.memories:
+            outputs = [node for port in memory.reads for node in port.q] + [node for word in memory.asynchronous for node in word]
+            self._lead({node for port in memory.writes for node in port.data}, outputs)
+
+    def _lead(self, nodes: set[int], outputs: list[int]) -> None:
+        word = list(outputs)
+        for node in nodes:
+            self._words[node].append(word)
+
+    def mark(self, nodes: Iterable[int]) -> None:
+        """Note that these nodes vary, and what follows from it inside the netlist."""
+        todo = list(nodes)
+        while todo:
+            node = todo.pop()
+            if self.flags[node] or node <= ONE:
+                continue
+            self.flags[node] = 1
+            todo += self._users.get(node, ())
+            for word in self._words.get(node, ()):
+                todo += word
+                word.clear()
 
 
 TOP = ""
@@ -55,33 +89,22 @@ def find_varying(
         For a memory whose addresses or write enables vary, naming it.
     """
     netlists = {TOP: top, **shared}
-    watches = {name: _watch(name, netlist, shared) for name, netlist in netlists.items()}
-    flags = {name: bytearray(len(netlist.graph)) for name, netlist in netlists.items()}
-    for instance in top.instances:
-        kind = shared[instance.kind]
-        for port, nodes in instance.inputs.items():
-            for node in nodes:
-                watches[TOP].others[node].append((instance.kind, kind.inputs[port]))
-        for port, nodes in instance.outputs.items():
-            for inner, outer in zip(kind.outputs[port], nodes, strict=True):
-                watches[instance.kind].others[inner].append((TOP, [outer]))
-    todo = [(TOP, node) for port in inputs for node in top.inputs[port]]
+    marks = {name: _Marks(netlist) for name, netlist in netlists.items()}
+    marks[TOP].mark(node for port in inputs for node in top.inputs[port])
     for name in forced:
         kind = shared[name]
-        todo += [(name, node) for port, nodes in kind.inputs.items() if port not in ("clk", "rst") for node in nodes]
-        todo += [(name, node) for register in kind.registers for node in register.q]
-    followed: set[int] = set()
-    while todo:
-        name, node = todo.pop()
-        if flags[name][node] or node <= ONE:
-            continue
-        flags[name][node] = 1
-        todo += [(name, user) for user in watches[name].users[node]]
-        for other, targets in watches[name].others[node]:
-            # All bits of a word lead to the same word.
-            if id(targets) not in followed:
-                followed.add(id(targets))
-                todo += [(other, target) for target in targets]
+        marks[name].mark(node for port, nodes in kind.inputs.items() if port not in ("clk", "rst") for node in nodes)
+        marks[name].mark(node for register in kind.registers for node in register.q)
+    links = _links(top, shared)
+    waiting = len(links) + 1
+    while len(links) < waiting:
+        waiting = len(links)
+        for link in list(links):
+            source, nodes, target, word = link
+            if any(map(marks[source].flags.__getitem__, nodes)):
+                marks[target].mark(word)
+                links.remove(link)
+    flags = {name: found.flags for name, found in marks.items()}
     varying = {name: Varying(netlist, flags[name]) for name, netlist in netlists.items()}
     for name, netlist in netlists.items():
         for memory in netlist.memories:
@@ -97,21 +120,20 @@ def _address(netlist: Netlist, word: list[int]) -> tuple[int, ...]:
     return netlist.graph.operands(word[0]) if word else ()
 
 
-def _watch(name: str, netlist: Netlist, shared: dict[str, Netlist]) -> _Watch:
-    watch = _Watch()
-    graph = netlist.graph
-    for node in range(len(graph)):
-        for operand in graph.operands(node):
-            watch.users[operand].append(node)
-    for register in netlist.registers:
-        for node in {*register.d, register.enable, register.reset}:
-            watch.others[node].append((name, register.q))
-    for memory in netlist.memories:
-        outputs = [node for port in memory.reads for node in port.q] + [node for word in memory.asynchronous for node in word]
-        for port in memory.writes:
-            for node in set(port.data):
-                watch.others[node].append((name, outputs))
-    return watch
+def _links(top: Netlist, shared: dict[str, Netlist]) -> list[tuple[str, list[int], str, list[int]]]:
+    """Return where variation crosses ports: from any of these nodes of a netlist to all of these of another.
+
+    What varies in one instance of a module does in all.
+    """
+    links = []
+    for name, kind in shared.items():
+        instances = [instance for instance in top.instances if instance.kind == name]
+        for port, word in kind.inputs.items():
+            links.append((TOP, [node for instance in instances for node in instance.inputs.get(port, ())], name, word))
+        for port, word in kind.outputs.items():
+            outer = [instance.outputs[port] for instance in instances if port in instance.outputs]
+            links += [(name, [node], TOP, list(nodes)) for node, nodes in zip(word, zip(*outer, strict=True), strict=False)]
+    return links
 
 
 def next_state(netlist: Netlist, varying: Varying, register: Register) -> tuple[int, list[int]]:
