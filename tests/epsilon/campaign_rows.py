@@ -7,8 +7,27 @@ import signal
 import time
 from pathlib import Path
 
-from epsilon.campaign.schema import Unit
+from epsilon.campaign.config import CampaignConfig
+from epsilon.campaign.schema import Technique, Unit
 from epsilon.campaign.unit import run_unit
+
+SMALL = CampaignConfig(
+    networks=("digits",),
+    multipliers=("v2022/mul8s_1KVP", "v2022/mul8s_1L2N"),
+    images=16,
+    rows=8,
+    cols=8,
+    points=("all",),
+    rates=(0.1, 0.3),
+    maps=2,
+    techniques=(
+        Technique(kind="vanilla"),
+        Technique(kind="epsilon", repair="quartile", detector="exact"),
+        Technique(kind="epsilon", repair="nearest", target="expected", detector="exact"),
+    ),
+)
+#: Images of units that ``run_or_fail`` refuses.
+REFUSED = 15
 
 
 def run(unit: Unit, *, data: str | None = None, threads: int = 1) -> list[dict]:
@@ -21,17 +40,16 @@ def run_slowly(unit: Unit, *, data: str | None = None, threads: int = 1) -> list
     return rows
 
 
-def run_and_die_once(unit: Unit, *, data: str | None = None, threads: int = 1) -> list[dict]:
-    """Kill the worker in the middle of a unit, the first time that any gets so far; ``data`` is where that is noted."""
-    if unit.fault.rate == 0.3 and not (noted := Path(data) / "died").exists():
+def run_or_fail(unit: Unit, *, data: str | None = None, threads: int = 1) -> list[dict]:
+    """Refuse a unit of ``REFUSED`` images; kill the worker in the middle of another, when the first gets to the higher rate.
+
+    ``data`` is where its death is noted.
+    """
+    if unit.images == REFUSED:
+        raise ValueError("So many images are not to be had")
+    if unit.fault.rate == max(SMALL.rates) and not (noted := Path(data) / "died").exists():
         noted.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
-    return run(unit)
-
-
-def run_and_refuse(unit: Unit, *, data: str | None = None, threads: int = 1) -> list[dict]:
-    if unit.fault.rate == 0.3:
-        raise ValueError("This rate is not to be had")
     return run(unit)
 
 

@@ -15,28 +15,11 @@ from pathlib import Path
 import pandas
 import pytest
 
-from epsilon.campaign.config import CampaignConfig
 from epsilon.campaign.plan import plan, row_keys
 from epsilon.campaign.scheduling import ATTEMPTS, Assignments, Finished, LocalWorkers, execute, pending
-from epsilon.campaign.schema import Technique
 from epsilon.campaign.store import ResultStore, read
 
 HERE = Path(__file__).parent
-SMALL = CampaignConfig(
-    networks=("digits",),
-    multipliers=("v2022/mul8s_1KVP", "v2022/mul8s_1L2N"),
-    images=16,
-    rows=8,
-    cols=8,
-    points=("all",),
-    rates=(0.1, 0.3),
-    maps=2,
-    techniques=(
-        Technique(kind="vanilla"),
-        Technique(kind="epsilon", repair="quartile", detector="exact"),
-        Technique(kind="epsilon", repair="nearest", target="expected", detector="exact"),
-    ),
-)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +48,19 @@ class Here:
         return [Finished("here", self._run(self._given), 0.0)]
 
 
+class OneOf:
+    """The first of some workers alone, so that units come one after the other."""
+
+    def __init__(self, workers):
+        self.start, self.events, self._all = workers.start, workers.events, workers
+
+    def names(self):
+        return self._all.names()[:1]
+
+
 @pytest.fixture(scope="module")
-def units():
-    return plan(SMALL)
+def units(ways):
+    return plan(ways.SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +83,6 @@ def test_the_rows_are_worth_comparing(expected):
     assert any(row["checks"] for row in expected.values())
 
 
-def test_rows_do_not_depend_on_the_number_of_workers(tmp_path, units, ways, expected):
-    for count in (1, 2):
-        with ResultStore(tmp_path / f"{count}.sqlite") as store, LocalWorkers(count, run=ways.run) as workers:
-            seen = []
-            execute(units, workers, store, progress=lambda *state, seen=seen: seen.append(state))
-            assert seen[-1] == (len(units), len(units), len(expected), count)
-        require_rows(tmp_path / f"{count}.sqlite", expected)
-    pandas.testing.assert_frame_equal(read(tmp_path / "1.sqlite"), read(tmp_path / "2.sqlite"))
-
-
 def test_only_what_is_missing_is_computed(tmp_path, units, ways, expected):
     with ResultStore(tmp_path / "r.sqlite") as store:
         for unit in units[:3]:
@@ -114,17 +97,28 @@ def test_only_what_is_missing_is_computed(tmp_path, units, ways, expected):
     require_rows(tmp_path / "r.sqlite", expected)
 
 
-def test_a_killed_worker_costs_a_unit_of_time(tmp_path, units, ways, expected):
-    with ResultStore(tmp_path / "r.sqlite") as store, LocalWorkers(2, run=ways.run_and_die_once, data=tmp_path) as workers:
-        before = workers.pids
-        execute(units, workers, store)
+def test_two_processes_give_the_same_rows_though_one_is_killed_and_tell_an_error(tmp_path, units, ways, expected):
+    path = tmp_path / "r.sqlite"
+    with LocalWorkers(2, run=ways.run_or_fail, data=tmp_path) as workers:
+        before, seen = workers.pids, []
+        with ResultStore(path) as store:
+            execute(units, workers, store, progress=lambda *state: seen.append(state))
+            assert seen[-1] == (len(units), len(units), len(expected), 2)
+        require_rows(path, expected)
+        # Another process is in the place of the one that died, and a death costs a unit of time.
         assert int((tmp_path / "died").read_text()) in before.values()
         assert len(set(workers.pids) - set(before)) == 1
+        # An error in a unit is told, with where it came from, and the rest is kept.
+        refused = replace(units[1], images=ways.REFUSED)
+        with ResultStore(tmp_path / "some.sqlite") as store:
+            with pytest.raises(ValueError, match="So many images are not to be had") as caught:
+                execute([*units[:1], refused], OneOf(workers), store)
+            assert "run_or_fail" in caught.value.__notes__[0]
+            assert store.keys() == set(row_keys(units[0]))
         pids = [*workers.pids.values()]
     for pid in pids:  # workers go with their owner
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    require_rows(tmp_path / "r.sqlite", expected)
 
 
 def test_units_that_kill_every_worker_end_the_campaign(units):
@@ -135,14 +129,6 @@ def test_units_that_kill_every_worker_end_the_campaign(units):
     assert assignments.next("last") == units[0]
     with pytest.raises(ValueError, match=f"{ATTEMPTS} workers died on network digits under v2022/mul8s_1KVP"):
         assignments.lost("last")
-
-
-def test_an_error_in_a_unit_is_told_and_the_rest_is_kept(tmp_path, units, ways):
-    with ResultStore(tmp_path / "r.sqlite") as store, LocalWorkers(1, run=ways.run_and_refuse) as workers:
-        with pytest.raises(ValueError, match="This rate is not to be had") as caught:
-            execute(units, workers, store)
-        assert "run_and_refuse" in caught.value.__notes__[0]
-        assert store.keys() == set(row_keys(units[0]))
 
 
 def test_rows_of_another_version_are_refused(tmp_path, units, ways):
@@ -158,15 +144,16 @@ def test_wrong_number_of_workers(count):
         LocalWorkers(count)
 
 
-def test_a_killed_campaign_goes_on_to_the_same_rows(tmp_path, expected):
+def test_a_killed_campaign_goes_on_to_the_same_rows(tmp_path, units, ways, expected):
     path = tmp_path / "r.sqlite"
     code = """
         import sys
-        from pathlib import Path
-        import campaign_rows
-        from test_campaign_scheduling import SMALL, LocalWorkers, ResultStore, execute, plan
+        from campaign_rows import SMALL, run_slowly
+        from epsilon.campaign.plan import plan
+        from epsilon.campaign.scheduling import LocalWorkers, execute
+        from epsilon.campaign.store import ResultStore
         if __name__ == "__main__":
-            with ResultStore(sys.argv[1]) as store, LocalWorkers(1, run=campaign_rows.run_slowly) as workers:
+            with ResultStore(sys.argv[1]) as store, LocalWorkers(1, run=run_slowly) as workers:
                 print(*workers.pids.values(), flush=True)
                 execute(plan(SMALL), workers, store, progress=lambda *state: print(state[0], flush=True))
     """
@@ -182,8 +169,10 @@ def test_a_killed_campaign_goes_on_to_the_same_rows(tmp_path, expected):
     kept = len(read(path))
     assert 3 * 3 <= kept < len(expected)
     assert kept % 3 == 0
-    done = subprocess.run([sys.executable, script, path], env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    assert int(done.stdout.split()[-1]) == len(expected) // 3 - kept // 3
+    done = []
+    with ResultStore(path) as store:
+        execute(units, Here(ways.run), store, progress=lambda *state: done.append(state[0]))
+    assert done[-1] == (len(expected) - kept) // 3
     require_rows(path, expected)
 
 
@@ -223,9 +212,9 @@ def test_workers_keep_their_group_and_share_the_last_one(units):
     assert assignments.next("f") == lost
 
 
-def test_workers_keep_the_faults_that_multipliers_of_one_function_share():
+def test_workers_keep_the_faults_that_multipliers_of_one_function_share(ways):
     twins = ("v2022/mul8s_1L2J", "v1/mul8s_1L2H")
-    units = plan(replace(SMALL, multipliers=twins, maps=4))
+    units = plan(replace(ways.SMALL, multipliers=twins, maps=4))
     assignments, order = Assignments(units), {"a": [], "b": []}
     while len(assignments):
         for worker, given in order.items():
@@ -263,7 +252,7 @@ def test_a_dask_cluster_of_processes_one_killed(tmp_path, units, ways, expected,
     with (
         connected(cluster.scheduler_address) as client,
         ResultStore(path) as store,
-        DaskWorkers(client, run=ways.run_and_die_once, data=tmp_path) as workers,
+        DaskWorkers(client, run=ways.run_or_fail, data=tmp_path) as workers,
     ):
         execute(units, workers, store)
     assert (tmp_path / "died").exists()
