@@ -23,7 +23,7 @@ from epsilon.network import QuantizedNetwork
 from epsilon.repair import Repair, RepairContext, golden_totals, input_grid, useful_bits
 from epsilon.signatures import golden_records, golden_signature
 
-__all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
+__all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "require_patrol", "vanilla"]
 
 Progress = Callable[[int, int], None]
 
@@ -47,7 +47,7 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of all layers, triggered by an image (its index in the stream) that no exit was sure of."""
+    """One check of all layers, triggered by an image (its index in the stream) that no exit was sure of, or on patrol."""
 
     image: int
     layers: tuple[LayerCheck, ...]
@@ -142,12 +142,15 @@ class Controller:
         The importance of every layer, in place of Eq. (2).
     tau : sequence of float, optional
         One per exit: an exit is taken only when its energy (``epsilon.confidence.energies``) is at most this, too.
+    patrol : int, optional
+        Check at every so many images of a stream as well, from its first one on, however sure the exits are. Algorithm 1 has no
+        such check, and never looks at a network whose faults make it confidently wrong.
 
     Raises
     ------
     ValueError
-        When gamma or alpha is out of range, there is not one tau per exit, or the repair needs flags that the accelerator is built
-        without.
+        When gamma, alpha or patrol is out of range, there is not one tau per exit, or the repair needs flags that the accelerator
+        is built without.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class Controller:
         offset: float = OFFSET,
         alpha: float | None = None,
         tau: Sequence[float] | None = None,
+        patrol: int | None = None,
     ) -> None:
         if repair is not None and repair.needs_flags and not accelerator.config.repair:
             raise ValueError(f"The repair {repair.name} needs the repair flags, which the accelerator is built without")
@@ -170,6 +174,7 @@ class Controller:
         self.accelerator = accelerator
         self.gamma = require_gamma(gamma)
         self.tau = tau
+        self.patrol = None if patrol is None else require_patrol(patrol)
         self.repair = repair
         self.detector = get_detector(detector)
         self.importances = importances(accelerator.network, offset, alpha)
@@ -222,10 +227,13 @@ class Controller:
             execution.narrow(torch.from_numpy(unsure))
 
     def _settle(self, source: ImageStream, book: _StreamBook, start: int, stop: int) -> int:
-        """Check for each unsure image of those evaluated; return where the stream goes on: after a repair, or at the end."""
+        """Check for each unsure image of those evaluated, and on patrol; return where to go on: after a repair, or at the end."""
         if self.repair is None:
             return stop
-        for image in start + np.flatnonzero(~book.sure[start:stop]):
+        triggers = ~book.sure[start:stop]
+        if self.patrol is not None:
+            triggers[-start % self.patrol :: self.patrol] = True
+        for image in start + np.flatnonzero(triggers):
             before = self.accelerator.counters()
             check = self._check(int(image))
             if check.rewritten:
@@ -394,6 +402,13 @@ def _source(network: QuantizedNetwork, images: np.ndarray | torch.Tensor | Image
         return images
     codes = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     return ImageStream(codes if codes.dtype == torch.int8 else encode(network, codes))
+
+
+def require_patrol(patrol: int) -> int:
+    """Return a number of images between checks; raises ValueError when it is none."""
+    if isinstance(patrol, bool) or not isinstance(patrol, int) or patrol < 1:
+        raise ValueError(f"The images from one patrol to the next must be an integer of at least 1, not {patrol!r}")
+    return patrol
 
 
 def _require_lookahead(lookahead: int) -> None:

@@ -213,6 +213,7 @@ def run_technique(
     target: str | None = None,
     detector: str = "exact",
     alpha: float | None = None,
+    patrol: int | None = None,
     lookahead: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -234,6 +235,8 @@ def run_technique(
         See ``epsilon.detector``.
     alpha : float, optional
         The importance of every layer, in place of Eq. (2).
+    patrol : int, optional
+        Images from one check to the next that happens however sure the exits are; see ``epsilon.controller.Controller``.
     lookahead : int, optional
         Images evaluated ahead; changes the speed, never the result. Left out, as many as the accelerator runs at once.
     """
@@ -251,6 +254,8 @@ def run_technique(
         tau = tau_of(network, accelerator.config) if technique == "mendnet" else None
         # Stored weights that are themselves damaged are gone; behind faulty PEs memory still has them.
         golden = golden_weights(network) if faults is None or not faults.has_storage else None
-        controller = Controller(accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden, alpha=alpha, tau=tau)
+        controller = Controller(
+            accelerator, gamma=gamma, repair=repair, detector=detector, golden=golden, alpha=alpha, tau=tau, patrol=patrol
+        )
         stream = controller.stream(codes, lookahead=lookahead, progress=progress)
     return Outcome(technique, stream, labels, len(network.exits))

@@ -49,6 +49,7 @@ techniques:
   - secded                  # a code over every weight register
   - epsilon: {repair: quartile, detector: [exact, pattern]}
   - epsilon: {repair: [nearest, invert], target: [expected, golden]}
+  - epsilon: {repair: nearest, patrol: 1000}    # check every 1,000 images, too, however sure the exits are
 gamma: fitted               # or a list of numbers from 0 to 1
 alpha: computed             # or a list of numbers from 0 to 1
 """
@@ -251,7 +252,7 @@ def _techniques(node: Node, sites: tuple[str, ...]) -> tuple[Technique, ...]:
 
 
 def _of_entry(node: Node, sites: tuple[str, ...]) -> list[Technique]:
-    allowed = f"one of {', '.join(PLAIN_KINDS)}, or epsilon: {{repair: ..., target: ..., detector: ...}}"
+    allowed = f"one of {', '.join(PLAIN_KINDS)}, or epsilon: {{repair: ..., target: ..., detector: ..., patrol: ...}}"
     if not node.is_mapping:
         kind = node.text(allowed)
         if kind == "epsilon":
@@ -262,17 +263,19 @@ def _of_entry(node: Node, sites: tuple[str, ...]) -> list[Technique]:
     entry = node.mapping(("epsilon",))
     if "epsilon" not in entry:
         raise node.refuse(allowed)
-    parts = entry["epsilon"].mapping(("repair", "target", "detector"))
+    parts = entry["epsilon"].mapping(("repair", "target", "detector", "patrol"))
     if "repair" not in parts:
         raise node.error(f"epsilon needs a repair, one of {', '.join(REPAIRS)}")
     repairs = parts["repair"].distinct(lambda item: item.choice(REPAIRS))
     detectors = parts["detector"].distinct(lambda item: item.choice(DETECTORS)) if "detector" in parts else ("exact",)
     targets = _targets(parts["target"], repairs, sites) if "target" in parts else None
+    patrol = parts["patrol"].integer(1, allowed="an integer of at least 1") if "patrol" in parts else None
     found = []
     for repair in repairs:
         aims = targets or (("auto",) if _takes_target(repair) else (None,))
         found += [
-            Technique(kind="epsilon", repair=repair, target=aim, detector=detector) for aim, detector in product(aims, detectors)
+            Technique(kind="epsilon", repair=repair, target=aim, detector=detector, patrol=patrol)
+            for aim, detector in product(aims, detectors)
         ]
     return found
 

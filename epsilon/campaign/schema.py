@@ -33,17 +33,21 @@ class Technique:
         Of ``epsilon``: see ``epsilon.repair``; the target only for repairs that take one.
     detector : str, optional
         Of ``epsilon``: see ``epsilon.detector``.
+    patrol : int, optional
+        Of ``epsilon``: see ``epsilon.controller.Controller``.
     """
 
     kind: str
     repair: str | None = None
     target: str | None = None
     detector: str | None = None
+    patrol: int | None = None
 
     @property
     def name(self) -> str:
-        """The name in tables: the kind, and of ``epsilon`` its repair, target and (where it is not ``exact``) detector."""
+        """The name in tables: the kind, and of ``epsilon`` its repair, target, (where it is not ``exact``) detector, and patrol."""
         parts = [self.kind, self.repair, self.target, self.detector if self.detector != "exact" else None]
+        parts.append(f"patrol-{self.patrol}" if self.patrol else None)
         return "/".join(part for part in parts if part)
 
 
@@ -131,7 +135,10 @@ class Unit:
         """Return everything that decides one row, plain JSON."""
         values = asdict(self)
         del values["variants"], values["network"]
-        return {"engine": ENGINE, **values, "technique": asdict(technique), "setting": asdict(setting)}
+        named = asdict(technique)
+        if technique.patrol is None:
+            del named["patrol"]  # so that rows without it keep their keys
+        return {"engine": ENGINE, **values, "technique": named, "setting": asdict(setting)}
 
     def key(self, technique: Technique, setting: Setting) -> str:
         """Return the key of one row: a hash of its configuration, 32 hexadecimal digits."""

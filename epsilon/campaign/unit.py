@@ -269,7 +269,7 @@ class _Run:
         return self._faulty[plain, gamma]
 
     def _outcome(self, technique: Technique, gamma: float, alpha: float | None) -> Outcome:
-        options = {} if technique.detector is None else {"detector": technique.detector}
+        options = {} if technique.detector is None else {"detector": technique.detector, "patrol": technique.patrol}
         name = NAMES.get(technique.kind, technique.repair)
         return self._run(name, self.faults, gamma, target=technique.target, alpha=alpha, **options)
 

@@ -46,6 +46,10 @@ def run(
         str,
         typer.Option("--detector", help="exact (any count of the records) or pattern (Eq. 6).", rich_help_panel=TECHNIQUE),
     ] = "exact",
+    patrol: Annotated[
+        int | None,
+        typer.Option("--patrol", metavar="N", help="Check every N images, too, however sure the exits.", rich_help_panel=TECHNIQUE),
+    ] = None,
     gamma: Annotated[
         float | None,
         typer.Option("--gamma", help="Confidence of an exit, 0..1; else the network's own.", rich_help_panel=TECHNIQUE),
@@ -108,6 +112,7 @@ def run(
             gamma=gamma,
             target=target,
             detector=detector,
+            patrol=patrol,
             progress=lambda done, total: update(done, f"images on the {on}", total),
         )
         seconds = time.perf_counter() - start

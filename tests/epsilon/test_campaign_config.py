@@ -28,6 +28,7 @@ def test_the_example_says_what_it_shows():
     assert [technique.name for technique in found.techniques] == [
         "vanilla", "mendnet", "exits", "secded", "epsilon/quartile", "epsilon/quartile/pattern",
         "epsilon/nearest/expected", "epsilon/nearest/golden", "epsilon/invert/expected", "epsilon/invert/golden",
+        "epsilon/nearest/auto/patrol-1000",
     ]  # fmt: skip
     # Every key is in it, so that printing it documents them all.
     assert all(f"\n{key}:" in f"\n{config.EXAMPLE}" for key in config.KEYS)
@@ -101,6 +102,7 @@ def test_numbers_as_people_write_them():
         ("networks: digits\ntechniques:\n- epsilon: {repair: magic}", 3, "zero, nearest, clip, invert, not 'magic'"),
         ("networks: digits\ntechniques:\n- epsilon: {repair: nearest, target: all}", 3, "auto, golden, expected, map, not 'all'"),
         ("networks: digits\ntechniques:\n- epsilon: {repair: zero, detector: all}", 3, "one of pattern, exact, not 'all'"),
+        ("networks: digits\ntechniques:\n- epsilon: {repair: zero, patrol: 0}", 3, "an integer of at least 1, not '0'"),
         (
             "networks: digits\ntechniques:\n- epsilon:\n    repair: [nearest, clip]\n    target: map",
             5,
@@ -231,6 +233,20 @@ def test_a_network_file_is_known_by_its_absolute_path(tmp_path, monkeypatch):
     assert own[0].network == str(tmp_path / "own.safetensors")
     # The same network is the same rows, wherever its file is.
     assert [row_keys(unit) for unit in own] == [row_keys(unit) for unit in builtin]
+
+
+def test_patrol_makes_another_row_and_leaves_the_keys_of_rows_without():
+    (plain,), (patrolled,) = (
+        plan(
+            parsed(f"networks: digits\nfaults: {{points: FP1, rates: 0.1, maps: 1}}\ntechniques: [epsilon: {{repair: zero{more}}}]")
+        )
+        for more in ("", ", patrol: 50")
+    )
+    assert row_keys(plain) != row_keys(patrolled)
+    (technique, setting), (_, same) = plain.variants[0], patrolled.variants[0]
+    assert setting == same
+    assert "patrol" not in plain.configuration(technique, setting)["technique"]
+    assert patrolled.configuration(patrolled.variants[0][0], setting)["technique"]["patrol"] == 50
 
 
 def test_dry_has_no_faults():

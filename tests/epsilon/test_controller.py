@@ -305,3 +305,38 @@ def test_a_given_importance_takes_the_place_of_the_computed_one(accelerator):
 def test_init_wrong_alpha(accelerator, alpha):
     with pytest.raises(ValueError, match="The importance alpha must be a number from 0 to 1"):
         Controller(accelerator, gamma=0.5, repair=None, alpha=alpha)
+
+
+@pytest.mark.parametrize("patrol", [1, 7, 64])
+def test_patrol_checks_at_every_so_many_images_for_every_lookahead(tiny_network, tiny_images, patrol):
+    results = []
+    for lookahead in (1, 5, 1000):
+        accelerator = Emulator(CONFIG)
+        accelerator.load(tiny_network)
+        accelerator.set_faults(faults_of(tiny_network))
+        # Every exit is sure of everything, so nothing but the patrol can find the faults.
+        controller = Controller(accelerator, gamma=0.0, repair=get_repair("nearest"), detector="exact", patrol=patrol)
+        results.append(controller.stream(tiny_images, lookahead=lookahead))
+    assert all(equal(results[0], result) for result in results[1:])
+    assert [check.image for check in results[0].checks] == list(range(0, len(tiny_images), patrol))
+    assert results[0].repairs[0].image == 0
+    assert results[0].scan[::patrol].all()
+
+
+def test_what_is_confidently_wrong_is_found_on_patrol_alone(tiny_network, tiny_images, accelerator):
+    accelerator.set_faults(faults_of(tiny_network))
+    assert not Controller(accelerator, gamma=0.0, repair=get_repair("nearest"), detector="exact").stream(tiny_images).checks
+    with pytest.raises(ValueError, match="from one patrol to the next must be an integer of at least 1, not 0"):
+        Controller(accelerator, gamma=0.0, repair=get_repair("nearest"), patrol=0)
+
+
+def test_patrol_changes_no_answer_of_a_healthy_network(tiny_network, tiny_images):
+    results = []
+    for patrol in (None, 3):
+        accelerator = Emulator(CONFIG)
+        accelerator.load(tiny_network)
+        controller = Controller(accelerator, gamma=GAMMA, repair=get_repair("nearest"), detector="exact", patrol=patrol)
+        results.append(controller.stream(tiny_images))
+    for name in ("predictions", "exits", "confidences", "sure", "run"):
+        assert np.array_equal(*(getattr(result, name) for result in results))
+    assert not results[1].repairs
