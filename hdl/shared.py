@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from amaranth.back import rtlil
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Shape, ShapeCastable, Signal, Value
+from amaranth.back.rtlil import Design, EmptyModuleChecker, ModuleEmitter
+from amaranth.hdl import ClockSignal, Fragment, Instance, Module, ResetSignal, Shape, ShapeCastable, Signal, Value
+from amaranth.hdl._ast import SignalDict
+from amaranth.hdl._ir import build_netlist
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -69,9 +71,27 @@ def named_ports(component: wiring.Component, names: Mapping[str, str] | None = N
     return {"_".join(names.get(part, part) for part in path): signal for path, _, signal in component.signature.flatten(component)}
 
 
+class _BareModule(ModuleEmitter):
+    """See ``to_rtlil``."""
+
+    def emit_signal_fields(self) -> None:
+        """Emit none."""
+
+    def emit_memory(self, cell_idx: int, cell) -> None:
+        """Emit the contents of a memory, unless they are all zeros."""
+        if any(cell.init):
+            super().emit_memory(cell_idx, cell)
+
+
 @uncollected()
 def to_rtlil(
-    component, name: str, ports: Mapping[str, object], *, platform: SharedModules | None, apart: frozenset = frozenset()
+    component,
+    name: str,
+    ports: Mapping[str, object],
+    *,
+    platform: SharedModules | None,
+    apart: frozenset = frozenset(),
+    bare: bool = False,
 ) -> str:
     """Return a design as RTLIL, with the modules that it refers to but those ``apart``.
 
@@ -81,11 +101,23 @@ def to_rtlil(
         The signals to be ports, by name.
     platform : SharedModules or None
         None for a design that refers to no other modules.
+    bare : bool
+        Without what only a reader of the text needs, most of it for a wide array: a wire for every field of every signal, and the
+        contents of memories of which every bit begins as 0 (a memory without contents then means zeros).
     """
+    emitter = _BareModule if bare else ModuleEmitter
 
     def convert(component, name: str, ports: Mapping[str, object]) -> str:
         signals = {port: (Value.cast(signal), None) for port, signal in ports.items()}
-        return rtlil.convert(component, name=name, platform=platform, ports=signals, emit_src=False)
+        netlist = build_netlist(Fragment.get(component, platform), signals, name=name)
+        design, checker, names = Design(emit_src=False), EmptyModuleChecker(netlist), SignalDict()
+        for index, module in enumerate(netlist.modules):
+            if not checker.is_empty(index):
+                builder = design.module(".".join(module.name))
+                if index == 0:
+                    builder.attribute("top", 1)
+                emitter(builder, netlist, module, names, empty_checker=checker).emit()
+        return str(design)
 
     text = [convert(component, name, ports)]
     done = set(apart)

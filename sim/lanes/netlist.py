@@ -126,7 +126,7 @@ def read_netlist(
         For a latch, a combinational loop, a second clock, and any cell that is not known.
     """
     try:
-        text = to_rtlil(component, name, ports, platform=platform, apart=frozenset(shared or ()))
+        text = to_rtlil(component, name, ports, platform=platform, apart=frozenset(shared or ()), bare=True)
     except CombinationalCycle as error:
         raise UnsupportedDesign(f"{name} has a combinational loop: {error}") from None
     return read_rtlil(text, name, literal=literal, shared=shared)

@@ -50,7 +50,8 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
         '#include "runtime.h"',
         *functions,
         *tables,
-        "static void control(V *__restrict s, uint8_t *__restrict b) {",
+        # The search for neighbouring scalars to join finds few, and takes as long as all else that is done to this function.
+        '__attribute__((optimize("no-tree-slp-vectorize"))) static void control(V *__restrict s, uint8_t *__restrict b) {',
         *control,
         "}",
         "static void settle(Simulation *sim) {",
