@@ -226,7 +226,19 @@ def _arrays(results: Results) -> list[str]:
             )
     head = ["network", "multiplier", "stuck at", "technique", "golden weights", "accuracy", "to fault-free, points"]
     head.append(f"the same at {100 * worst:g} %")
-    return ["## Faults in the PEs (not in the paper)", f"{basis(rows)}.", _grid(head, lines)]
+    return ["## Faults in the PEs (not in the paper)", f"{basis(rows)}.", *_never_checked(rows), _grid(head, lines)]
+
+
+def _never_checked(rows: pd.DataFrame) -> list[str]:
+    """Say how often faults left a network so sure of its answers that nothing was ever checked."""
+    own = rows[(rows.kind == "epsilon") & ~rows.technique.str.contains("/patrol-")]
+    by_map = own.groupby(["network_digest", "multiplier", "map_digest"]).checks.max()
+    if by_map.empty:
+        return []
+    return [
+        f"On {(by_map == 0).sum()} of {plural(len(by_map), 'network')} with a fault map every answer was sure from the first image to "
+        "the last, right or wrong, so Algorithm 1 never checked. Techniques with `patrol` check every so many images besides."
+    ]
 
 
 def _reasons(results: Results) -> list[str]:
