@@ -237,7 +237,8 @@ def _never_checked(rows: pd.DataFrame) -> list[str]:
         return []
     return [
         f"On {(by_map == 0).sum()} of {plural(len(by_map), 'pair')} of network and fault map every answer was sure from the first "
-        "image to the last, right or wrong, so Algorithm 1 never checked. Techniques with `patrol` check every so many images besides."
+        "image to the last, right or wrong, so Algorithm 1 never checked. Techniques with `patrol` check every so many images "
+        "besides."
     ]
 
 
