@@ -198,12 +198,15 @@ def _show_golden(rows: pandas.DataFrame) -> None:
 
 def _show_league(rows: pandas.DataFrame) -> None:
     """Print each technique's accuracy with its interval; sweeps of gamma, alpha or bits are for `report`."""
-    from epsilon.cli.output import new_table, print_table
+    from epsilon.cli.output import console, new_table, print_table
     from epsilon.report.results import Results
     from epsilon.report.tables import league
     from epsilon.report.text import plain_interval, plain_points, scenario
 
     lines = league(Results(rows))
+    if lines.empty:
+        console().print("Its rows are sweeps alone: `epsilon report` draws them", soft_wrap=True, markup=False)
+        return
     for (network, multiplier, *kind), group in lines.groupby(["network", "multiplier", "site", "polarity", "bits"], sort=False):
         title = f"{network}, {multiplier}, {scenario(*kind)}: mean over fault points, rates and maps"
         heads = ("accuracy % [95 %]", "to vanilla, points", "to fault-free, points", "runs")

@@ -80,10 +80,11 @@ def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: li
     """Draw the mean cost per image, a panel per multiplier, a group of bars per network, a bar per technique."""
     amounts = EngFormatter(unit)
     panels = list(table.groupby("shown", sort=True))
-    networks = sorted(table.network.unique())
-    width = max(PANEL[0], 0.34 * len(networks) * len(techniques) + 1.2)
+    most = max(group.network.nunique() for _, group in panels)
+    width = max(PANEL[0], 0.34 * most * len(techniques) + 1.2)
     figure, axes = _panels(len(panels), width=width)
     for place, (title, group) in zip(axes, panels, strict=True):
+        networks = sorted(group.network.unique())
         values = group.set_index(["network", "technique"])[column]
         for index, technique in enumerate(techniques):
             heights = np.array([values.get((network, technique), np.nan) for network in networks], dtype=float)

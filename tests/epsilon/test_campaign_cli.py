@@ -117,6 +117,17 @@ def test_a_campaign_from_its_configuration_to_its_rows(tmp_path, small, engine, 
     assert epsilon("export", out, tmp_path / "r.csv", "--current").stdout.strip().endswith("r.csv: 12 rows")
 
 
+def test_a_campaign_of_chosen_bits_alone_has_no_league(tmp_path, engine):
+    chosen = tmp_path / "bits.yaml"
+    chosen.write_text(
+        "networks: digits\nimages: 20\nfaults: {points: FP1, rates: 0.1, maps: 1, bit: [0, 7]}\ntechniques: vanilla\n"
+    )
+    result = epsilon("campaign", chosen, "-o", tmp_path / "bits.sqlite", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert "sweeps alone" in result.stdout
+    assert read(tmp_path / "bits.sqlite").bit.tolist() == [0, 7]
+
+
 def test_a_dry_run_is_golden(tmp_path, small, engine):
     result = epsilon("campaign", small, "-o", tmp_path / "r.sqlite", "--dry-run", "--workers", 1)
     assert result.exit_code == 0, result.output
