@@ -23,7 +23,7 @@ from epsilon.network import QuantizedNetwork
 from epsilon.repair import Repair, RepairContext, golden_totals, input_grid, useful_bits
 from epsilon.signatures import golden_records, golden_signature
 
-__all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "require_patrol", "vanilla"]
+__all__ = ["Check", "Controller", "LayerCheck", "StreamResult", "repair_all", "vanilla"]
 
 Progress = Callable[[int, int], None]
 
@@ -174,7 +174,9 @@ class Controller:
         self.accelerator = accelerator
         self.gamma = require_gamma(gamma)
         self.tau = tau
-        self.patrol = None if patrol is None else require_patrol(patrol)
+        if patrol is not None:
+            _require_positive("images from one patrol to the next", patrol)
+        self.patrol = patrol
         self.repair = repair
         self.detector = get_detector(detector)
         self.importances = importances(accelerator.network, offset, alpha)
@@ -199,7 +201,7 @@ class Controller:
             Called with the images done and all images.
         """
         source = _source(self.accelerator.network, images)
-        _require_lookahead(lookahead)
+        _require_positive("lookahead", lookahead)
         book = _StreamBook(len(source))
         start = 0
         while start < len(source):
@@ -307,7 +309,7 @@ def vanilla(
 ) -> StreamResult:
     """Run images through to the last exit alone, without any detection; see ``Controller.stream``."""
     source = _source(accelerator.network, images)
-    _require_lookahead(lookahead)
+    _require_positive("lookahead", lookahead)
     book = _StreamBook(len(source))
     last = len(accelerator.network.exits) - 1
     for start in range(0, len(source), lookahead):
@@ -404,13 +406,6 @@ def _source(network: QuantizedNetwork, images: np.ndarray | torch.Tensor | Image
     return ImageStream(codes if codes.dtype == torch.int8 else encode(network, codes))
 
 
-def require_patrol(patrol: int) -> int:
-    """Return a number of images between checks; raises ValueError when it is none."""
-    if isinstance(patrol, bool) or not isinstance(patrol, int) or patrol < 1:
-        raise ValueError(f"The images from one patrol to the next must be an integer of at least 1, not {patrol!r}")
-    return patrol
-
-
-def _require_lookahead(lookahead: int) -> None:
-    if isinstance(lookahead, bool) or not isinstance(lookahead, int) or lookahead < 1:
-        raise ValueError(f"The lookahead must be an integer of at least 1, not {lookahead!r}")
+def _require_positive(what: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"The {what} must be an integer of at least 1, not {value!r}")

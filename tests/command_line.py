@@ -1,5 +1,6 @@
 """The command line, run in the process of a test."""
 
+import pytest
 from typer.testing import CliRunner
 
 from epsilon.cli import app
@@ -18,3 +19,9 @@ def refused(*arguments: object) -> str:
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("epsilon: ")]
     assert "Traceback" not in result.stderr
     return line.removeprefix("epsilon: ")
+
+
+def narrow_terminal(patched: pytest.MonkeyPatch) -> None:
+    """Make standard output a terminal of 80 columns that knows neither colours nor movements."""
+    for name, value in (("TTY_COMPATIBLE", "1"), ("COLUMNS", "80"), ("TERM", "dumb")):
+        patched.setenv(name, value)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["energy_columns", "recomputed"]
 
+UNKNOWN = {"energy_pj": None, "energy_parts": None}
+
 
 def energy_columns(events: Events, table: EnergyTable, multiplier: Multiplier | None, *, kind: str) -> dict:
     """Return ``energy_pj`` and ``energy_parts`` of a row; None where nobody knows what a product of the multiplier costs.
@@ -27,7 +29,7 @@ def energy_columns(events: Events, table: EnergyTable, multiplier: Multiplier | 
     """
     parts = energy(events, table, multiplier, secded=kind == "secded")
     if parts is None:
-        return {"energy_pj": None, "energy_parts": None}
+        return UNKNOWN
     return {"energy_pj": sum(parts.values()), "energy_parts": compact(parts)}
 
 
@@ -37,7 +39,7 @@ def recomputed(rows: pandas.DataFrame, table: EnergyTable) -> pandas.DataFrame:
     found = [
         energy_columns(Events(**json.loads(events)), table, published.get(multiplier), kind=kind)
         if isinstance(events, str)
-        else {"energy_pj": None, "energy_parts": None}
+        else UNKNOWN
         for events, multiplier, kind in zip(rows.events, rows.multiplier, rows.kind, strict=True)
     ]
-    return rows.assign(**{name: [each[name] for each in found] for name in ("energy_pj", "energy_parts")})
+    return rows.assign(**{name: [each[name] for each in found] for name in UNKNOWN})

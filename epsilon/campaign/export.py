@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from epsilon.campaign.schema import COLUMNS
 from epsilon.campaign.store import read
 from epsilon.files import write_atomically
+from epsilon.sentences import first_line
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SUFFIXES", "export", "read_files"]
+__all__ = ["SUFFIXES", "export", "is_parquet", "read_files"]
 
 SUFFIXES = (".csv", ".parquet")
 #: Rows of one campaign repeat each other, so the slowest setting is worth it: a tenth of the size, and as fast to read.
@@ -54,6 +55,11 @@ def export(results: str | os.PathLike, path: str | os.PathLike, *, current: bool
     return len(rows)
 
 
+def is_parquet(path: str | os.PathLike) -> bool:
+    """Return whether a results file is one of Parquet, by its name; others are SQLite."""
+    return Path(path).suffix.lower() == ".parquet"
+
+
 def read_files(paths: Sequence[str | os.PathLike]) -> pandas.DataFrame:
     """Return the rows of results files (SQLite, or Parquet as ``export`` writes it) as one table, each row once.
 
@@ -64,7 +70,7 @@ def read_files(paths: Sequence[str | os.PathLike]) -> pandas.DataFrame:
     """
     import pandas
 
-    found = pandas.concat([_read_parquet(Path(path)) if Path(path).suffix.lower() == ".parquet" else read(path) for path in paths])
+    found = pandas.concat([_read_parquet(Path(path)) if is_parquet(path) else read(path) for path in paths])
     return found.drop_duplicates("key", ignore_index=True)
 
 
@@ -76,7 +82,7 @@ def _read_parquet(path: Path) -> pandas.DataFrame:
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}") from None
     except (ValueError, OSError) as error:  # pyarrow's errors are kinds of these
-        raise ValueError(f"{path} is no Parquet file of results: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} is no Parquet file of results: {first_line(error)}") from None
     missing = [name for name in COLUMNS if name not in rows]
     if missing:
         raise ValueError(f"{path} is no Parquet file of results: it has no column {missing[0]!r}")

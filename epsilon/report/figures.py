@@ -78,7 +78,6 @@ def curves_by_setting(table: pd.DataFrame, setting: str) -> Figure:
 
 def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: list[str], *, unit: str = "") -> Figure:
     """Draw the mean cost per image, a panel per multiplier, a group of bars per network, a bar per technique."""
-    amounts = EngFormatter(unit)
     panels = list(table.groupby("shown", sort=True))
     most = max(group.network.nunique() for _, group in panels)
     width = max(PANEL[0], 0.34 * most * len(techniques) + 1.2)
@@ -105,7 +104,7 @@ def bars_by_dataset(table: pd.DataFrame, column: str, label: str, techniques: li
         place.set_xticks(range(len(networks)), [f"{places.get(name, '')}\n{name}" for name in networks], fontsize=8)
         place.set_xlim(-0.55, len(networks) - 0.45)
         place.margins(y=0.22)
-        place.yaxis.set_major_formatter(amounts)
+        place.yaxis.set_major_formatter(EngFormatter(unit))
         place.set_ylabel(label)
         place.set_title(title, fontsize=10, loc="left")
     _legend(figure, axes[0])

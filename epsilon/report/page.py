@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from epsilon import __version__
-from epsilon.campaign.export import read_files
+from epsilon.campaign.export import is_parquet, read_files
 from epsilon.campaign.store import metadata
 from epsilon.energy import EnergyTable
 from epsilon.files import write_atomically
@@ -150,5 +150,5 @@ Statistical Signatures. Made by epsilon {__version__} from {escape(", ".join(sou
 
 def _campaign_name(source: Path) -> str:
     """Return the name that a results file gives its campaign, where it does, else that of the file."""
-    said = {} if source.suffix.lower() == ".parquet" else metadata(source)
+    said = {} if is_parquet(source) else metadata(source)
     return said.get("campaign", {}).get("name") or source.stem

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from command_line import epsilon, refused
+from command_line import epsilon, narrow_terminal, refused
 
 from epsilon.campaign import config
 from epsilon.campaign.plan import not_golden
@@ -102,8 +102,7 @@ def test_a_campaign_from_its_configuration_to_its_rows(tmp_path, small, engine, 
     assert epsilon("campaign", small, "-o", tmp_path / "one.sqlite", "--workers", 1).exit_code == 0
     pandas.testing.assert_frame_equal(read(tmp_path / "one.sqlite"), rows)
     # In a narrow terminal, too, every number is in its line.
-    for name, value in (("TTY_COMPATIBLE", "1"), ("COLUMNS", "80"), ("TERM", "dumb")):
-        monkeypatch.setenv(name, value)
+    narrow_terminal(monkeypatch)
     league = [line for line in epsilon("campaign", small, "-o", out).stdout.splitlines()[1:] if line]
     assert max(map(len, league)) <= 80
     assert [line.split()[0] for line in league if line.count("[") == 2] == ["mendnet", "epsilon/nearest/expected"] * 2

@@ -6,7 +6,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from command_line import epsilon
+from command_line import epsilon, narrow_terminal
 
 from epsilon.cli.demonstration import _table
 from epsilon.cli.output import new_table, print_table
@@ -17,9 +17,7 @@ NUMBER = re.compile(r"[-+]?\d[\d,.]*(?: %)?(?: \[[-+\d., ]+\])?")
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """A terminal of 80 columns that knows neither colours nor movements."""
-    for name, value in (("TTY_COMPATIBLE", "1"), ("COLUMNS", "80"), ("TERM", "dumb")):
-        monkeypatch.setenv(name, value)
+    narrow_terminal(monkeypatch)
 
 
 def numbers(text: str) -> list[str]:

@@ -12,9 +12,7 @@ import pandas as pd
 import pytest
 from command_line import epsilon, refused
 from PIL import Image
-from typer.testing import CliRunner
 
-from epsilon.cli import app
 from epsilon.energy import EnergyTable, Events, energy
 from epsilon.multipliers import get
 from epsilon.report import Results, reproduction, write_report
@@ -215,9 +213,8 @@ def test_markdown_without_the_papers_campaign_says_so(results):
 
 
 def test_commands(results_file, tmp_path, mine):
-    runner = CliRunner()
     document = tmp_path / "reproduction.md"
-    found = runner.invoke(app, ["report", str(results_file), "--markdown", str(document), "--resamples", "100"])
+    found = epsilon("report", results_file, "--markdown", document, "--resamples", "100")
     assert found.exit_code == 0, found.output
     plain = document.read_text()
     assert plain.startswith("# The paper's evaluation, repeated")
@@ -228,7 +225,7 @@ def test_commands(results_file, tmp_path, mine):
     assert refused("report", results_file, *options, mine).startswith(f"{mine}, line 3: An energy table has no key 'gait'")
     assert "No such file" in refused("report", results_file, *options, tmp_path / "missing.yaml")
     assert document.read_text() == plain.replace("reported apart.", f"reported apart. {SOURCES}")
-    plan = runner.invoke(app, ["plan", "--network", "digits"])
+    plan = epsilon("plan", "--network", "digits")
     assert re.search(r"conv1\s+144\s+1,152\s+1,029", plan.output)
     assert re.search(r"unlimited\s+-\s+-\s+9,604", plan.output)
 
