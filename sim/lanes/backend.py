@@ -16,6 +16,8 @@ HERE = Path(__file__).parent
 FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-shared", "-fno-plt", "-fno-semantic-interposition", "-fno-strict-aliasing", "-w"]
 # In straight-line code of hundreds of gates it halves the number of vectors that do not fit into registers.
 FLAGS += ["-flive-range-shrinkage"]
+# Else it takes loops of copies for memcpy and memset again.
+FLAGS += ["-fno-tree-loop-distribute-patterns"]
 X86, ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")
 
 

@@ -39,13 +39,13 @@ def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[st
     from hdl.shared import SharedModules, named_ports
     from hdl.verilog import AXI_NAMES, TOP_MODULE
     from sim.lanes.generator import generate
-    from sim.lanes.netlist import read_netlist
+    from sim.lanes.netlist import read_design
 
     pe = ProcessingElement(config)
+    parts = {PE_MODULE: (pe, named_ports(pe))}
     platform = SharedModules({PE_MODULE: pe})
-    shared = {PE_MODULE: read_netlist(pe, PE_MODULE, named_ports(pe), literal=nets)}
     top = EpsilonAccelerator(config)
-    netlist = read_netlist(top, TOP_MODULE, named_ports(top, AXI_NAMES), platform=platform, shared=shared)
+    netlist, shared = read_design(top, TOP_MODULE, named_ports(top, AXI_NAMES), parts, platform=platform, literal=nets)
     varying = {"weights_tdata", "activations_tdata"} | ({"faults_tdata"} if config.fault_injection else set())
     generated = generate(netlist, varying, shared, forced=frozenset(shared) if nets else frozenset())
     defines = [f"#define PLACE_{name} {port.place}" for name, port in generated.ports.items()]
@@ -94,6 +94,7 @@ def _key(config: ArrayConfig, nets: bool) -> str:
         "netlist",
         "plan",
         "emitter",
+        "equal",
         "kinds",
         "layout",
         "clusters",

@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.lanes.backend import build, choose
 from sim.lanes.generator import Generated, generate
-from sim.lanes.netlist import read_netlist
+from sim.lanes.netlist import read_design
 
 __all__ = ["LaneDesign", "compile_design"]
 
@@ -114,6 +114,5 @@ def compile_design(
     UnsupportedDesign
         For what cannot be simulated in lanes, naming it.
     """
-    modules = {name: read_netlist(part, name, signals, platform=platform) for name, (part, signals) in (shared or {}).items()}
-    top = read_netlist(component, "top", ports, platform=platform, shared=modules)
+    top, modules = read_design(component, "top", ports, shared, platform=platform)
     return LaneDesign(generate(top, varying_inputs, modules), backend)

@@ -70,6 +70,8 @@ class Graph:
             return y
         if self._complementary(x, y):
             return ZERO
+        if not self.literal and self.op[y] == "and" and x in self.args[y]:
+            return y
         return self._node("and", (x, y))
 
     def or_(self, x: int, y: int) -> int:

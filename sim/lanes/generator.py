@@ -91,6 +91,8 @@ class _Generator:
         self.next_bits: list[tuple[int, int]] = []
         self.memory_at: dict[int, int] = {}
         self.before: list[str] = []
+        #: What may be done at any time of the edge before memories are read.
+        self.approaches: list[str] = []
 
     def new_owner(self) -> int:
         self.owners += 1
@@ -187,7 +189,7 @@ class _Generator:
 
     def _place_asynchronous(self, index: int, memory: Memory) -> None:
         vector = self._varies(memory)
-        self.memory_at[index] = (self.layout.allocate if vector else self.layout.allocate_bits)(memory.width * memory.depth)
+        self.memory_at[index] = (self.layout.allocate if vector else self.layout.allocate_bits)(memory.width * (memory.depth + vector))
         values = [memory.init >> k & 1 for k in range(memory.width * memory.depth)] if memory.init else []
         self._initialise(self.memory_at[index], values, vector=vector)
         for word in memory.asynchronous:
@@ -279,6 +281,9 @@ class _Generator:
                 for k, bit in enumerate(port.reset_value)
             )
             fetch = f"fetch{'' if vector else '_bits'}({array}, {place}, {start}, {memory.width}, {memory.depth}, {address});"
+            if vector:
+                condition = "" if port.enable == ONE else f"if (b[{self._guard(port.enable)}]) "
+                self.approaches.append(f"{condition}approach(s, {start}, {memory.width}, {memory.depth}, {address});")
             text = fetch if port.enable == ONE else f"if (b[{self._guard(port.enable)}]) {fetch}"
             if port.reset != ZERO:
                 text = f"if (b[{self._guard(port.reset)}]) {{ {resets}}} else {text}"
@@ -317,7 +322,8 @@ class _Generator:
                 reads |= used
                 condition = "" if enable == ONE else f"if (b[{self._guard(enable)}]) "
                 target = f"{array} + {start + part[0]} + (size_t)a * {memory.width}"
-                code["lines"].append(f"{condition}memcpy({target}, {array} + {source}, {len(part)} * sizeof({copy}));")
+                copied = f"move({target}, {array} + {source}, {len(part)})" if vector else f"memcpy({target}, {array} + {source}, {len(part)})"
+                code["lines"].append(f"{condition}{copied};")
             code["lines"].append("} }")
             return reads
 

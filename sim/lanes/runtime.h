@@ -47,9 +47,16 @@ static void refresh(Simulation *, int);
 static void disturb(Simulation *);  // all state may have changed
 static int nets_of(int);
 
+// A copy of whole vectors: a word of a memory or of a register is too short for the string instructions that memcpy takes for it.
+template <typename T>
+static inline void move(T *__restrict to, const T *__restrict from, size_t count) {
+#pragma GCC unroll 8
+    for (size_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
 [[maybe_unused]] static void copies(V *s, const uint8_t *b, const int32_t (*t)[4], int count) {
     for (int i = 0; i < count; ++i)
-        if (ENABLED(t[i][0])) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
+        if (ENABLED(t[i][0])) move(s + t[i][1], s + t[i][2], t[i][3]);
 }
 
 // Columns: guard, target, source, count, reset, flag of the source, flag of the target, whether the last edge has cleared it. Without
@@ -58,7 +65,7 @@ static int nets_of(int);
     for (int i = 0; i < count; ++i) {
         const bool clear = t[i][4] >= 0 && b[t[i][4]], take = t[i][0] < 0 ? b[t[i][5]] | b[t[i][7]] : b[t[i][0]];
         if (clear) memset((void *)(s + t[i][1]), 0, t[i][3] * sizeof(V));
-        else if (take) memcpy(s + t[i][1], s + t[i][2], t[i][3] * sizeof(V));
+        else if (take) move(s + t[i][1], s + t[i][2], t[i][3]);
         b[t[i][6]] = clear || take;
         b[t[i][7]] = clear;
     }
@@ -66,8 +73,16 @@ static int nets_of(int);
 
 // A word of a memory; beyond its end there are zeros.
 [[maybe_unused]] static void fetch(V *s, int target, int start, int width, uint32_t depth, uint32_t address) {
-    if (address < depth) memcpy(s + target, s + start + (size_t)address * width, width * sizeof(V));
-    else memset(s + target, 0, width * sizeof(V));
+    if (address < depth) move(s + target, s + start + (size_t)address * width, width);
+    else memset((void *)(s + target), 0, width * sizeof(V));
+}
+
+// Bring a word nearer that is soon to be fetched or written: a deep memory is not in the caches of a core.
+// (A call of its own would have no effect that the compiler knows of, and be dropped.)
+[[maybe_unused, gnu::always_inline]] static inline void approach(const V *s, int start, int width, uint32_t depth, uint32_t address) {
+    if (address >= depth) return;
+    const char *const word = (const char *)(s + start + (size_t)address * width);
+    for (size_t at = 0; at < width * sizeof(V); at += 64) __builtin_prefetch(word + at, 1, 2);
 }
 
 [[maybe_unused]] static void fetch_bits(uint8_t *b, int target, int start, int width, uint32_t depth, uint32_t address) {
@@ -95,8 +110,8 @@ static inline void delay(Simulation *sim, T *values, const int32_t *t) {
     const size_t bytes = t[4] * sizeof(T);
     int32_t &position = sim->position[t[0]];
     T *const ring = values + t[5], *const place = ring + (size_t)position * t[4];
-    memcpy((void *)(values + t[2]), place, bytes);
-    memcpy((void *)place, values + t[3], bytes);
+    move(values + t[2], place, t[4]);
+    move(place, values + t[3], t[4]);
     if (++position == depth) position = 0;
     if (!clear) return;
     for (int32_t stage = 0; stage < depth; ++stage)

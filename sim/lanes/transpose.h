@@ -4,32 +4,32 @@ namespace {
 
 constexpr int GROUPS = LANES / 64;
 
-inline void swap_bits(V &low, V &high, int shift, uint64_t mask) {
-    const V different = ((low >> shift) ^ high) & mask;
-    high ^= different;
-    low ^= different << shift;
+// One of the two halves of a transposition: of the 8 x 8 blocks among each other (STEP 8), or of the bits in each block (STEP 1).
+template <int STEP>
+inline void half(V *rows) {
+    V r[8];
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) r[k] = rows[STEP * k];
+#pragma GCC unroll 3
+    for (int distance = 4; distance; distance /= 2) {
+        const int shift = STEP * distance;
+        const uint64_t low = ~(uint64_t)0 / (((uint64_t)1 << shift) + 1);
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) {
+            if (k & distance) continue;
+            const V different = ((r[k] >> shift) ^ r[k + distance]) & low;
+            r[k + distance] ^= different;
+            r[k] ^= different << shift;
+        }
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) rows[STEP * k] = r[k];
 }
 
 // Transpose the 64 x 64 bits that the elements of the same number of 64 vectors hold; row and column 0 are the lowest.
 void transpose(V *rows) {
-    for (int i = 0; i < 8; ++i) {
-        V r[8];
-        for (int k = 0; k < 8; ++k) r[k] = rows[i + 8 * k];
-        for (int k = 0; k < 4; ++k) swap_bits(r[k], r[k + 4], 32, 0x00000000FFFFFFFFULL);
-        for (int k = 0; k < 8; k += 4)
-            for (int m = 0; m < 2; ++m) swap_bits(r[k + m], r[k + m + 2], 16, 0x0000FFFF0000FFFFULL);
-        for (int k = 0; k < 8; k += 2) swap_bits(r[k], r[k + 1], 8, 0x00FF00FF00FF00FFULL);
-        for (int k = 0; k < 8; ++k) rows[i + 8 * k] = r[k];
-    }
-    for (int i = 0; i < 64; i += 8) {
-        V r[8];
-        for (int k = 0; k < 8; ++k) r[k] = rows[i + k];
-        for (int k = 0; k < 4; ++k) swap_bits(r[k], r[k + 4], 4, 0x0F0F0F0F0F0F0F0FULL);
-        for (int k = 0; k < 8; k += 4)
-            for (int m = 0; m < 2; ++m) swap_bits(r[k + m], r[k + m + 2], 2, 0x3333333333333333ULL);
-        for (int k = 0; k < 8; k += 2) swap_bits(r[k], r[k + 1], 1, 0x5555555555555555ULL);
-        for (int k = 0; k < 8; ++k) rows[i + k] = r[k];
-    }
+    for (int i = 0; i < 8; ++i) half<8>(rows + i);
+    for (int i = 0; i < 8; ++i) half<1>(rows + 8 * i);
 }
 
 inline uint64_t *elements(V *vector) { return reinterpret_cast<uint64_t *>(vector); }

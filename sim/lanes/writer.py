@@ -77,8 +77,14 @@ def _table(name: str, rows: list[list[int]], width: int) -> str:
 def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int]) -> list[str]:
     text = []
     lines = 0
-    for group, ((what, _), units) in enumerate(groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))):
+    groups = [(key, [*units]) for key, units in groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))]
+    busy = [group for group, ((what, _), _) in enumerate(groups) if what == "instance"]
+    for group, ((what, _), units) in enumerate(groups):
         codes = [generator.code[unit] for unit in units]
+        if group in busy:
+            # Memory is slow, and has time while the instances compute.
+            turn, turns, count = busy.index(group), len(busy), len(generator.approaches)
+            text += generator.approaches[turn * count // turns : (turn + 1) * count // turns]
         if what == "copy":
             tables.append(_table(f"group{group}", [[c[key] for key in REGISTER] for c in codes], len(REGISTER)))
             text.append(f"registers(s, b, group{group}, {len(codes)});")
