@@ -80,13 +80,13 @@ struct Source {
             for (uint64_t next = ready_from; next < ready_to; ++next)
                 to_lanes(data + next * beat_stride, lane_stride, bytes, lanes, ahead + (next - ready_from) * size);
         }
-        memcpy((void *)port, ahead + (beat - ready_from) * size, size * sizeof(V));
+        move(port, ahead + (beat - ready_from) * size, size);
     }
 };
 
 // The beats of an output stream. They leave a few at a time: each lane's are far from the others', and memory is written in longer runs.
 struct Sink {
-    enum { TOGETHER = 16 };
+    enum { TOGETHER = 1 };
     uint8_t *data;
     int64_t lane_stride;
     uint64_t lanes, count = 0;
