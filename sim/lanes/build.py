@@ -38,8 +38,8 @@ def generate_accelerator(config: ArrayConfig, *, nets: bool = False) -> tuple[st
     from hdl.pe import ProcessingElement
     from hdl.shared import SharedModules, named_ports
     from hdl.verilog import AXI_NAMES, TOP_MODULE
+    from sim.lanes.elaborate import read_design
     from sim.lanes.generator import generate
-    from sim.lanes.netlist import read_design
 
     pe = ProcessingElement(config)
     parts = {PE_MODULE: (pe, named_ports(pe))}
@@ -86,24 +86,6 @@ def _key(config: ArrayConfig, nets: bool) -> str:
     """Return a hash of everything that the generated text depends on."""
     state = hashlib.sha256(json.dumps([config.describe(), nets], sort_keys=True).encode())
     sources = [*sorted((SOURCE / "hdl").glob("*.py")), SOURCE / "epsilon" / "multipliers.py"]
-    names = (
-        "build",
-        "gates",
-        "hierarchy",
-        "names",
-        "netlist",
-        "plan",
-        "emitter",
-        "equal",
-        "kinds",
-        "layout",
-        "clusters",
-        "delays",
-        "luts",
-        "schedule",
-        "generator",
-        "writer",
-    )
-    for source in [*sources, *(SOURCE / "sim" / "lanes" / f"{name}.py" for name in names)]:
+    for source in [*sources, *sorted((SOURCE / "sim" / "lanes").glob("*.py"))]:
         state.update(source.read_bytes())
     return state.hexdigest()[:24]

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from sim.lanes.emitter import Emitter
-from sim.lanes.gates import ONE, Graph
-from sim.lanes.layout import Layout, Root
+from sim.lanes.gates import ONE
+from sim.lanes.layout import MOST_VECTORS, WINDOW, Layout, Root
 from sim.lanes.plan import Varying
 
 __all__ = ["ClusterClass", "find_clusters"]
@@ -60,8 +60,8 @@ def find_clusters(varying: Varying, layout: Layout) -> list[ClusterClass]:
         found = classes.get(key)
         if found is None:
             name = f"cluster{len(classes)}"
-            head = f"static void {name}(V *__restrict s, const uint8_t *__restrict b, const int32_t *__restrict t)"
-            found = classes[key] = ClusterClass(name, f"{head} {{\n{cluster.body()}\n}}", [])
+            text = [f"static void {name}(const Simulation *sim, const int32_t *__restrict t) {{", cluster.body(), "}"]
+            found = classes[key] = ClusterClass(name, "\n".join(text), [])
         guards = {guard for root in roots for guard in root.guards}
         found.calls.append([_guard(layout, guards), *cluster.parameters])
     return list(classes.values())
@@ -98,7 +98,7 @@ class _Cluster:
             seen.add(node)
             if node in layout.vector:
                 # One parameter for all bits that belong together: the lowest place of them.
-                places[_family(graph, node)].append(layout.vector[node])
+                places[self._family(node)].append(layout.vector[node])
             elif not varying(node):
                 scalars.append(node)
             else:
@@ -134,20 +134,24 @@ class _Cluster:
                 emitter.lines.append(f"{self._output(root)} = {emitter.vector(root.node)};")
             return "\n".join(emitter.lines)
 
-        return f"#ifdef LOOKUP\n{lines(ternary=True)}\n#else\n{lines(ternary=False)}\n#endif"
+        bases = [f"V *const p{index} = at(sim, t[{index}]);" for index, _ in self._base.values()]
+        text = ["const uint8_t *const b = sim->b; (void)b;", *bases]
+        return "\n".join([*text, "#ifdef LOOKUP", lines(ternary=True), "#else", lines(ternary=False), "#endif"])
 
     def _output(self, root: Root) -> str:
         index, start = self._base["out", root.owner]
-        return f"s[t[{index}] + {root.place - start}]"
+        return f"p{index}[{root.place - start}]"
 
     def _load(self, node: int) -> str | None:
         if node in self.layout.vector:
-            index, start = self._base[_family(self.graph, node)]
-            return f"s[t[{index}] + {self.layout.vector[node] - start}]"
+            index, start = self._base[self._family(node)]
+            return f"p{index}[{self.layout.vector[node] - start}]"
         return None if self.varying(node) else f"b[t[{self._scalars[node]}]]"
 
-
-def _family(graph: Graph, node: int) -> object:
-    """Return what a leaf's place is counted from: its register, port or memory."""
-    tag = graph.args[node] if graph.op[node] == "src" else graph.args[node][0]
-    return tag[:-1]
+    def _family(self, node: int) -> object:
+        """Return what a leaf's place is counted from: its register, port or memory, or the window in which it is seen."""
+        place = self.layout.vector[node]
+        if place >= WINDOW:
+            return place // MOST_VECTORS
+        tag = self.graph.args[node] if self.graph.op[node] == "src" else self.graph.args[node][0]
+        return tag[:-1]

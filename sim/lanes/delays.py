@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 from sim.lanes.gates import ONE, ZERO
+from sim.lanes.layout import MOST_VECTORS
 from sim.lanes.netlist import Netlist, Register
 from sim.lanes.plan import Varying
 
-__all__ = ["find_lines", "split_registers"]
+__all__ = ["Line", "find_lines", "split_registers"]
+
+#: Stages of a line of vectors: of each it is remembered whether it may have changed.
+MOST_STAGES = 128
+
+
+@dataclass(eq=False)
+class Line:
+    """Registers of which each takes what the one before had, in the order of the flow; ``seen`` are those that others read, too."""
+
+    registers: list[Register]
+    seen: list[int]
+
+    def windows(self) -> list[tuple[int, list[int]]]:
+        """Return the stages that others read, and the nodes of each."""
+        return [(stage, self.registers[stage].q) for stage in self.seen]
 
 
 def split_registers(top: Netlist, varying: Varying) -> None:
@@ -37,8 +54,11 @@ def split_registers(top: Netlist, varying: Varying) -> None:
     top.registers = registers
 
 
-def find_lines(top: Netlist, varying: Varying) -> tuple[list[list[Register]], list[Register]]:
-    """Return the pure delays, as registers in the order of the flow, and the other registers."""
+def find_lines(top: Netlist, varying: Varying) -> tuple[list[Line], list[Register]]:
+    """Return the pure delays, and the other registers.
+
+    A line of vectors can be read at any stage, one of scalars only at its end.
+    """
     uses: dict[int, int] = {}
 
     def use(nodes) -> None:
@@ -66,24 +86,31 @@ def find_lines(top: Netlist, varying: Varying) -> tuple[list[list[Register]], li
 
     by_output = {tuple(register.q): register for register in top.registers if delays(register)}
     before: dict[Register, Register] = {}
+    inner: set[Register] = set()
     for register in by_output.values():
         source = by_output.get(tuple(register.d))
-        same = source is not None and source is not register
-        if same and varying.any(source.q) == varying.any(register.q) and all(uses[q] == 1 for q in source.q):
+        if source is None or source is register or source in inner or varying.any(source.q) != varying.any(register.q):
+            continue
+        if all(uses[q] == 1 for q in source.q) or (varying.any(source.q) and len(source.q) <= MOST_VECTORS):
             before[register] = source
-    inner = set(before.values())
+            inner.add(source)
     lines = []
     for register in top.registers:
         if register in before and register not in inner:
             line = [register]
-            while line[-1] in before and _one_reset([*line, before[line[-1]]]):
+            while line[-1] in before and _one_reset([*line, before[line[-1]]]) and len(line) < MOST_STAGES:
                 line.append(before[line[-1]])
             inner.add(line[-1])
             lines.append(line[::-1])
     # What is left of a line whose resets are too mixed, or of a ring without an end, are plain registers.
     lines = [line for line in lines if len(line) > 1]
     taken = {register for line in lines for register in line}
-    return lines, [register for register in top.registers if register not in taken]
+
+    def seen(line: list[Register]) -> list[int]:
+        last = len(line) - 1
+        return [stage for stage, register in enumerate(line) if any(uses.get(q, 0) > (stage < last) for q in register.q)]
+
+    return [Line(line, seen(line)) for line in lines], [register for register in top.registers if register not in taken]
 
 
 def _one_reset(line: list[Register]) -> bool:

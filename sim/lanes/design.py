@@ -7,8 +7,8 @@ import ctypes
 import numpy as np
 
 from sim.lanes.backend import build, choose
+from sim.lanes.elaborate import read_design
 from sim.lanes.generator import Generated, generate
-from sim.lanes.netlist import read_design
 
 __all__ = ["LaneDesign", "compile_design"]
 

@@ -51,6 +51,34 @@ class Graph:
     def read(self, tag: tuple, address: tuple[int, ...]) -> int:
         return self._node("read", (tag, address))
 
+    def at_zero(self, nodes: list[int]) -> list[int]:
+        """Return what these nodes are while every source is 0."""
+        values = {ZERO: 0, ONE: 1}
+        todo = list(nodes)
+        while todo:
+            node = todo[-1]
+            if missing := [operand for operand in self.operands(node) if operand not in values]:
+                todo += missing
+                continue
+            todo.pop()
+            given = [values[operand] for operand in self.operands(node)]
+            match self.op[node]:
+                case "src" | "read":
+                    values[node] = 0
+                case "not":
+                    values[node] = 1 - given[0]
+                case "and":
+                    values[node] = given[0] & given[1]
+                case "or":
+                    values[node] = given[0] | given[1]
+                case "xor":
+                    values[node] = given[0] ^ given[1]
+                case "mux":
+                    values[node] = given[2] if given[0] else given[1]
+                case "maj":
+                    values[node] = int(sum(given) > 1)
+        return [values[node] for node in nodes]
+
     def not_(self, x: int) -> int:
         if x <= ONE:
             return ONE - x

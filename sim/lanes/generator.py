@@ -6,14 +6,16 @@ import itertools
 from dataclasses import dataclass
 
 from sim.lanes.clusters import find_clusters
-from sim.lanes.delays import find_lines, split_registers
+from sim.lanes.delays import Line, find_lines, split_registers
 from sim.lanes.emitter import Emitter
 from sim.lanes.gates import ONE, ZERO, UnsupportedDesign
+from sim.lanes.instances import Instances
 from sim.lanes.kinds import Kind
-from sim.lanes.layout import Layout
-from sim.lanes.netlist import Instance, Memory, Netlist, ReadPort, Register, WritePort
+from sim.lanes.layout import WINDOW, Layout
+from sim.lanes.netlist import Memory, Netlist, ReadPort, Register, WritePort
 from sim.lanes.plan import TOP, find_varying, next_state
 from sim.lanes.schedule import Unit, ordered
+from sim.lanes.skew import skew_instances
 
 __all__ = ["Generated", "Port", "generate"]
 
@@ -75,6 +77,7 @@ class _Generator:
     def __init__(self, top: Netlist, varying_inputs: set[str], shared: dict[str, Netlist], forced: frozenset[str]) -> None:
         self.top = top
         self.shared = shared
+        self.forced = forced
         varying = find_varying(top, shared, varying_inputs, forced=set(forced))
         self.varying = varying[TOP]
         self.graph = top.graph
@@ -93,8 +96,11 @@ class _Generator:
         self.before: list[str] = []
         #: What may be done at any time of the edge before memories are read.
         self.approaches: list[str] = []
+        #: What finds the stages of the delay lines.
+        self.rings: list[str] = []
 
     def new_owner(self) -> int:
+        """Return a number for something that changes state at the edge."""
         self.owners += 1
         return self.owners
 
@@ -105,38 +111,36 @@ class _Generator:
         for nodes in self.top.inputs.values():
             if self.varying.any(nodes):
                 layout.flag(nodes)
+        skew = None if self.forced else skew_instances(self.top, self.kinds, self.varying)
+        self.instances = Instances(self, self.kinds, skew)
         scalars = [register for register in self.top.registers if not self.varying.any(register.q)]
         split_registers(self.top, self.varying)
         lines, plain = find_lines(self.top, self.varying)
-        in_lines = {register for line in lines for register in line}
+        in_lines = {register for line in lines for register in line.registers}
         # Scalars that change together are adjacent, so that one copy renews them.
         self.scalar_start = layout.bits
         for register in scalars:
             if register not in in_lines:
-                self._initialise(layout.home(register.q), register.init, vector=False)
+                self.initialise(layout.home(register.q), register.init, vector=False)
         self.scalar_count = layout.bits - self.scalar_start
-        owner_of = {}
+        owner_of: dict[Register | Line, int] = {}
+        window_of: dict[Line, list[tuple[int, int, int]]] = {}
         for line in lines:
-            owner_of[line[-1]] = owner = self.new_owner()
-            vector = self.varying.any(line[-1].q)
-            self._initialise(layout.home(line[-1].q, owner), line[-1].init, vector=vector)
-            if vector:
-                layout.flag(line[-1].q)
+            owner_of[line] = owner = self.new_owner()
+            last = line.registers[-1].q
+            if self.varying.any(last):
+                window_of[line] = [(stage, layout.window(q, owner), layout.flag(q)) for stage, q in line.windows()]
+            else:
+                layout.home(last, owner)
         for register in plain:
             if self.varying.any(register.q):
                 owner_of[register] = owner = self.new_owner()
-                self._initialise(layout.home(register.q, owner), register.init, vector=True)
+                self.initialise(layout.home(register.q, owner), register.init, vector=True)
                 layout.flag(register.q)
         reads = [(memory, port, self.new_owner()) for memory in self.top.memories for port in memory.reads]
         for _memory, port, owner in reads:
-            self._initialise(layout.home(port.q, owner), port.init, vector=self.varying.any(port.q))
-        hot = [self.layout.allocate(self.kinds[instance.kind].hot) for instance in self.top.instances]
-        instances = [
-            (instance, self.new_owner(), vectors, self._place_instance(instance, vectors))
-            for instance, vectors in zip(self.top.instances, hot, strict=True)
-        ]
-        for instance, owner, vectors, (cold, bits) in instances:
-            self._home_outputs(instance, owner, vectors, cold, bits)
+            self.initialise(layout.home(port.q, owner), port.init, vector=self.varying.any(port.q))
+        self.instances.place()
         for index, memory in enumerate(self.top.memories):
             self._place_asynchronous(index, memory)
 
@@ -148,50 +152,25 @@ class _Generator:
                 assert guard == ONE
                 self.next_bits += zip((layout.bit[q] for q in register.q), values, strict=True)
         for line in lines:
-            self._add_line(line, owner_of[line[-1]])
+            self._add_line(line, owner_of[line], window_of.get(line))
         for index, memory in enumerate(self.top.memories):
             self._add_memory(index, memory, [(port, owner) for held, port, owner in reads if held is memory])
-        for instance, owner, vectors, (cold, bits) in instances:
-            self._add_instance(instance, owner, vectors, cold, bits)
-        ports = self._ports()
-        return self._write(ports, [(instance, vectors, cold) for instance, _, vectors, (cold, _) in instances])
+        self.instances.add_units()
+        return self._write(self._ports())
 
     # State and its places.
 
-    def _initialise(self, start: int, values: list[int], *, vector: bool) -> None:
+    def initialise(self, start: int, values: list[int], *, vector: bool) -> None:
+        """Note what adjacent places hold at power-up."""
         (self.init if vector else self.bit_init).extend((start + index, 1) for index, value in enumerate(values) if value)
-
-    def _place_instance(self, instance: Instance, hot: int) -> tuple[int, int]:
-        """Return the places of an instance's guarded vectors and of its scalars."""
-        kind = self.kinds[instance.kind]
-        cold, bits = self.layout.allocate(kind.vectors - kind.hot), self.layout.allocate_bits(kind.bits)
-        self.layout.flags += [bits + flag for flag in kind.flags]
-        self._initialise(hot, kind.init[: kind.hot], vector=True)
-        self._initialise(cold, kind.init[kind.hot :], vector=True)
-        self._initialise(bits, kind.bit_init, vector=False)
-        return cold, bits
-
-    def _home_outputs(self, instance: Instance, owner: int, vectors: int, cold: int, bits: int) -> None:
-        kind = self.kinds[instance.kind]
-        for port, nodes in instance.outputs.items():
-            for inner, outer in zip(kind.netlist.outputs[port], nodes, strict=True):
-                if inner in kind.vector_at:
-                    place = kind.vector_at[inner]
-                    self.layout.changed[outer] = bits + kind.flag_at[inner]
-                    self.layout.vector[outer] = vectors + place if place < kind.hot else cold + place - kind.hot
-                elif inner in kind.bit_at:
-                    self.layout.bit[outer] = bits + kind.bit_at[inner]
-                else:
-                    target = self.layout.bit
-                    target[outer] = self.layout.allocate_bits(1)
-                    self._initialise(target[outer], [inner], vector=False)
-                self.layout.owner[outer] = owner
 
     def _place_asynchronous(self, index: int, memory: Memory) -> None:
         vector = self._varies(memory)
-        self.memory_at[index] = (self.layout.allocate if vector else self.layout.allocate_bits)(memory.width * (memory.depth + vector))
+        self.memory_at[index] = (self.layout.allocate if vector else self.layout.allocate_bits)(
+            memory.width * (memory.depth + vector)
+        )
         values = [memory.init >> k & 1 for k in range(memory.width * memory.depth)] if memory.init else []
-        self._initialise(self.memory_at[index], values, vector=vector)
+        self.initialise(self.memory_at[index], values, vector=vector)
         for word in memory.asynchronous:
             if not vector:
                 continue
@@ -205,7 +184,8 @@ class _Generator:
 
     # Units of the clock edge.
 
-    def _unit(self, what: str, owner: int, reads: set[int] | list[int], code, detach=lambda: None) -> Unit:
+    def unit(self, what: str, owner: int, reads: set[int] | list[int], code, detach=lambda: None) -> Unit:
+        """Return a new unit of the clock edge, see ``Unit``; ``code`` is what the writer makes text of."""
         unit = Unit(what, owner, list(reads), detach, len(self.units))
         self.units.append(unit)
         self.code[unit] = code
@@ -225,19 +205,24 @@ class _Generator:
         code |= {"changed": self.layout.changed[register.q[0]], "cleared": self.layout.allocate_bits(1)}
         self._from_run(code, "copy", owner, values, guard, vector=True)
 
-    def _add_line(self, line: list[Register], owner: int) -> None:
-        vector = self.varying.any(line[-1].q)
-        count, depth = len(line[0].q), len(line) - 1
-        place = (self.layout.vector if vector else self.layout.bit)[line[-1].q[0]]
-        ring = (self.layout.allocate if vector else self.layout.allocate_bits)(count * depth)
-        resets = [register.reset != ZERO for register in line]
-        reset = self.layout.scalar(next(register.reset for register in line if register.reset != ZERO)) if any(resets) else ALWAYS
-        first = resets.index(False) if False in resets else len(line)
-        last = resets[::-1].index(False) if False in resets else 0
-        code = {"target": place, "count": count, "ring": ring, "depth": depth, "reset": reset, "first": first, "last": last}
-        code["changed"] = self.layout.changed[line[-1].q[0]] if vector else self.layout.always
-        code["cleared"] = self.layout.allocate_bits(1)
-        self._from_run(code, "line" if vector else "bit_line", owner, line[0].d, ONE, vector=vector)
+    def _add_line(self, line: Line, owner: int, windows: list[tuple[int, int, int]] | None) -> None:
+        """``windows`` are the stages of vectors that are seen, the number of each one's window, and its flag."""
+        registers = line.registers
+        count, stages = len(registers[0].q), len(registers)
+        resets = [register.reset != ZERO for register in registers]
+        reset = ALWAYS
+        if any(resets):
+            reset = self.layout.scalar(next(register.reset for register in registers if register.reset != ZERO))
+        code = {"reset": reset, "count": count, "stages": stages, "cleared": self.layout.allocate_bits(1)}
+        code["first"] = resets.index(False) if False in resets else stages
+        code["last"] = resets[::-1].index(False) if False in resets else 0
+        if windows is not None:
+            code |= {"ring": self.layout.allocate(count * stages), "windows": windows}
+        else:
+            ring = self.layout.allocate_bits(count * (stages - 1))
+            code |= {"ring": ring, "target": self.layout.bit[registers[-1].q[0]]}
+        vector = windows is not None
+        self._from_run(code, "line" if vector else "bit_line", owner, registers[0].d, ONE, vector=vector)
 
     def _from_run(self, code: dict, what: str, owner: int, nodes: list[int], guard: int, *, vector: bool) -> None:
         """Add a unit that takes its new state from adjacent places."""
@@ -254,7 +239,7 @@ class _Generator:
         reads = source(own=False)
         if owner in reads:
             reads = source(own=True)
-        self._unit(what, owner, reads, code, lambda: source(own=True))
+        self.unit(what, owner, reads, code, lambda: source(own=True))
 
     def _address(self, nodes: list[int]) -> str:
         terms = [
@@ -291,7 +276,7 @@ class _Generator:
             seen = [write for number, write in enumerate(writes) if number in port.sees]
             if unseen and seen and unseen[0].index < seen[-1].index:
                 raise UnsupportedDesign(f"The lane generator does not know the mixed transparency of the memory {memory.name}")
-            unit = self._unit("text", owner, [], text)
+            unit = self.unit("text", owner, [], text)
             unit.after += seen
             for write in unseen:
                 write.after.append(unit)
@@ -322,39 +307,15 @@ class _Generator:
                 reads |= used
                 condition = "" if enable == ONE else f"if (b[{self._guard(enable)}]) "
                 target = f"{array} + {start + part[0]} + (size_t)a * {memory.width}"
-                copied = f"move({target}, {array} + {source}, {len(part)})" if vector else f"memcpy({target}, {array} + {source}, {len(part)})"
+                copied = (
+                    f"move({target}, at(sim, {source}), {len(part)})" if vector else f"memcpy({target}, b + {source}, {len(part)})"
+                )
                 code["lines"].append(f"{condition}{copied};")
             code["lines"].append("} }")
             return reads
 
         reads = text(own=False)
-        return self._unit("write", contents, reads, code, lambda: text(own=True))
-
-    def _add_instance(self, instance: Instance, owner: int, vectors: int, cold: int, bits: int) -> None:
-        kind = self.kinds[instance.kind]
-        code: dict = {"kind": kind, "vectors": vectors, "cold": cold, "bits": bits, "ports": []}
-
-        def wire(*, own: bool) -> list[int]:
-            code["ports"], code["if_changed"] = [], []
-            widths: dict[int, int] = {}
-            for port in kind.vector_ports + kind.bit_ports:
-                run = self._instance_run(instance.inputs[port], port in kind.vector_ports, owner, own=own)
-                code["ports"].append(run[0])
-                if port in kind.vector_ports:
-                    code["if_changed"].append(self.layout.flag_of(instance.inputs[port], run[0]))
-                for read in run[1]:
-                    widths[read] = widths.get(read, 0) + len(instance.inputs[port]) * (8 if port in kind.vector_ports else 1)
-            return sorted(widths, key=widths.__getitem__)
-
-        self._unit("instance", owner, wire(own=False), code, lambda: wire(own=True))
-
-    def _instance_run(self, nodes: list[int], vector: bool, owner: int, *, own: bool) -> tuple[int, set[int]]:
-        def run(own: bool) -> tuple[int, set[int]]:
-            return self.layout.run(nodes, ONE, owner, own=own) if vector else self.layout.bit_run(nodes, own=own)
-
-        place, reads = run(own)
-        # An instance never sees its own state through two pointers.
-        return run(True) if owner in reads else (place, reads)
+        return self.unit("write", contents, reads, code, lambda: text(own=True))
 
     # Ports and text.
 
@@ -368,18 +329,21 @@ class _Generator:
         for name, nodes in self.top.outputs.items():
             varying = self.varying.any(nodes)
             place = layout.run(nodes, ONE, outside)[0] if varying else layout.bit_run(nodes)[0]
+            if place >= WINDOW:
+                place = layout.run(nodes, ONE, outside, own=True)[0]
             ports[name] = Port(name, False, varying, place, len(nodes))
         return ports
 
-    def _write(self, ports: dict[str, Port], instances: list[tuple[Instance, int, int]]) -> Generated:
+    def _write(self, ports: dict[str, Port]) -> Generated:
         from sim.lanes.writer import write_source
 
         self.next_start = self.layout.allocate_bits(self.scalar_count)
         order = ordered(self.units)
+        self.instances.place_handed([self.code[unit] for unit in order if unit.what == "instance"])
         clusters = find_clusters(self.varying, self.layout)
-        source = write_source(self, order, clusters, instances)
+        source = write_source(self, order, clusters)
         names = {name: kind.net_names() for name, kind in self.kinds.items() if kind.forced}
-        return Generated(source, ports, {instance.name: index for index, (instance, *_) in enumerate(instances)}, names)
+        return Generated(source, ports, {placed.instance.name: index for index, placed in enumerate(self.instances.placed)}, names)
 
     def control(self) -> list[str]:
         """Return the statements that compute every scalar that is needed elsewhere, and the next state of the scalar registers."""

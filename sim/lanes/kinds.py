@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.lanes.emitter import Emitter, reuse_operands
 from sim.lanes.gates import ONE, UnsupportedDesign
 from sim.lanes.names import name_nets
 from sim.lanes.netlist import Netlist, Register
-from sim.lanes.plan import Varying, next_state
+from sim.lanes.plan import Varying, next_state, readers_first
 
 __all__ = ["Kind"]
 
@@ -40,6 +41,9 @@ class Kind:
         Of the C function; ``refresh_<name>`` computes what is kept.
     forced : bool
         Generate ``forced_<name>`` too, in which every net that varies can be stuck.
+    handed : sequence of str
+        Outputs (``can_hand_on``) that are kept where the caller wants and computed when the caller says so (``triggers``), for they
+        may be gone as soon as other instances have read them.
 
     Raises
     ------
@@ -47,8 +51,11 @@ class Kind:
         When the module has a memory, instances of its own, or an output that depends on an input combinationally.
     """
 
-    def __init__(self, name: str, netlist: Netlist, varying: Varying, *, forced: bool = False) -> None:
+    def __init__(self, name: str, netlist: Netlist, varying: Varying, *, forced: bool = False, handed: Sequence[str] = ()) -> None:
         self.name = name
+        self.handed = tuple(handed)
+        #: By node: which of the outputs it belongs to, and its place there.
+        self._handed_at = {node: (k, i) for k, port in enumerate(handed) for i, node in enumerate(netlist.outputs[port])}
         self.netlist = netlist
         self.varying = varying
         self.forced = forced
@@ -90,7 +97,7 @@ class Kind:
         self.bit_ports = [port for port in sorted(netlist.inputs) if port not in self.vector_ports and port != "clk"]
         for port, nodes in netlist.outputs.items():
             for node in nodes:
-                if node > ONE and node not in self.vector_at and node not in self.bit_at:
+                if node > ONE and not any(node in places for places in (self.vector_at, self.bit_at, self._handed_at)):
                     raise UnsupportedDesign(f"The output {port} of the shared module {netlist.name} does not come from a register")
 
     @property
@@ -103,8 +110,27 @@ class Kind:
 
     def at(self, node: int) -> str:
         """Return the C expression of a node of the state."""
+        if node in self._handed_at:
+            number, index = self._handed_at[node]
+            return f"o{number}[{index}]"
         place = self.vector_at[node]
         return f"s[{place}]" if place < self.hot else f"g[{place - self.hot}]"
+
+    def can_hand_on(self, port: str) -> bool:
+        """Whether an output is a register that is renewed in every cycle and that nothing inside reads."""
+        nodes = self.netlist.outputs[port]
+        update = next((update for update in self.updates if update.register.q == nodes), None)
+        if update is None or update.guard != ONE or not self.varying.any(nodes) or any(update.register.init):
+            return False
+        read = self._cone([node for other in self.updates for node in (*other.values, other.guard)])
+        others = [node for other, word in self.netlist.outputs.items() if other != port for node in word]
+        return read.isdisjoint(nodes) and not set(nodes).intersection(others)
+
+    def triggers(self) -> list[int | str]:
+        """Return the flags, and the ports, of which one has changed if what is handed on may have."""
+        updates = [update for update in self.updates if update.register.q[0] in self._handed_at]
+        found = {change for update in updates for change in self._may_change(update).split(" | ")}
+        return [int(change[1:]) if change[1:].isdigit() else change.removeprefix("c_") for change in sorted(found)]
 
     def nets(self) -> list[int]:
         """Return the nodes that can be stuck, in the order of their masks."""
@@ -129,6 +155,8 @@ class Kind:
                 continue
             register = update.register
             vector = self.varying.any(register.q)
+            if register.q[0] in self._handed_at:
+                continue
             for node, bit in zip(register.q, register.init, strict=True):
                 where, values = (self.vector_at, self.init) if vector else (self.bit_at, self.bit_init)
                 where[node] = len(values)
@@ -161,9 +189,11 @@ class Kind:
     def source(self) -> str:
         """Return the C functions."""
         arguments = ["V *__restrict s", "V *__restrict g", "uint8_t *__restrict b"]
+        arguments += [f"V *__restrict o{number}" for number in range(len(self.handed))]
         arguments += [f"const V *__restrict p_{port}" for port in self.vector_ports]
         arguments += [f"const uint8_t *__restrict q_{port}" for port in self.bit_ports]
         arguments += [f"const uint8_t c_{port}" for port in self.vector_ports]
+        arguments += ["const uint8_t active"] if self.handed else []
         refresh, renew = (
             f"static void refresh_{self.name}(V *__restrict s, V *__restrict g)",
             f"static void {self.name}({', '.join(arguments)})",
@@ -214,40 +244,95 @@ class Kind:
         return "\n".join([head + " {", "(void)s; (void)g;", *emitter.lines, *stores, "}"])
 
     def _function(self, head: str, *, force=None, ternary: bool = False) -> str:
+        groups = self._groups()
+        free = {id(update) for group in groups for update in group if update.guard == ONE}
+        when: dict[int, str] = {}
+        stores: list[str] = []
+        opening: list[str] = []
+        rare = self._rare(groups)
+        if rare is not None:
+            # Most of the time nothing changes but what does so in every cycle.
+            first = [group for group in groups if {id(update) for update in group} <= free]
+            groups = groups[len(first) :]
+            for group in first:
+                for update in group:
+                    when[id(update)] = self._when(update, None, stores, alone=len(group) == 1)
+                    stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
+            needed = sorted({int(flag) for flag in re.findall(r"\bc(\d+)\b", " ".join(when.values()))})
+            opening = [f"const uint8_t c{flag} = b[{flag}];" for flag in needed]
+            opening += self._blocks([first], self._emitter(force, ternary, kept=True), when)
+            opening += [f"if (!({rare})) {{", *stores, "return;", "}"]
+        loaded = set(opening)
         emitter = self._emitter(force, ternary, kept=True)
         body = emitter.lines
-        scalar_stores = []
         for update in self.updates:
             if not self.varying.any(update.register.q):
                 for q, value in zip(update.register.q, update.values, strict=True):
-                    scalar_stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
-        updates = [update for group in self._groups() for update in group]
+                    stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
         # The flags as the last edge has left them.
-        body += [f"const uint8_t c{flag} = b[{flag}];" for flag in self.flags]
-        when: dict[int, str] = {}
-        for group in self._groups():
+        body += [load for flag in self.flags if (load := f"const uint8_t c{flag} = b[{flag}];") not in loaded]
+        for group in groups:
             for update in group:
-                when[id(update)] = self._when(update, emitter, scalar_stores, alone=len(group) == 1)
-                scalar_stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
-        free = {id(update) for update in updates if update.guard == ONE}
-        for always, run in itertools.groupby(self._groups(), key=lambda group: {id(update) for update in group} <= free):
-            for part in [list(run)] if always else [[group] for group in run]:
-                inner = emitter.inner()
-                members = [update for group in part for update in group]
-                inner.prepare([value for update in members for value in update.values])
-                for group in part:
-                    self._store(inner, group, inner.lines, when)
-                condition = " | ".join(sorted({when[id(update)] for update in members}))
-                body += [f"if ({condition}) {{", *inner.lines, "}"]
-        changed = {when[id(update)] for update in updates if update.guard != ONE and self._feeds_kept(update.register)}
+                when[id(update)] = self._when(update, emitter, stores, alone=len(group) == 1)
+                stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
+        parts = []
+        for always, run in itertools.groupby(groups, key=lambda group: {id(update) for update in group} <= free):
+            members = list(run)
+            parts += [members] if always else [[group] for group in members]
+        body += self._blocks(parts, emitter, when)
+        guarded = [update for update in self.updates if id(update) in when and update.guard != ONE]
+        changed = {when[id(update)] for update in guarded if self._feeds_kept(update.register)}
         if changed:
             arguments = "s, g, sa0, sa1" if force else "s, g"
             call = f"{'forced_' if force else ''}refresh_{self.name}({arguments});"
             body.append(f"if ({' | '.join(sorted(changed))}) {call}")
-        return "\n".join([head + " {", *body, *scalar_stores, "}"])
+        return "\n".join([head + " {", *opening, *body, *stores, "}"])
+
+    def _blocks(self, parts: list[list[list[_Update]]], emitter: Emitter, when: dict[int, str]) -> list[str]:
+        """Return the statements that renew groups of registers, those of a part if any of its registers is renewed."""
+        text = []
+        for part in parts:
+            inner = emitter.inner()
+            members = [update for group in part for update in group]
+            inner.prepare([value for update in members for value in update.values])
+            for group in part:
+                self._store(inner, group, inner.lines, when)
+            condition = " | ".join(sorted({when[id(update)] for update in members}))
+            text += [f"if ({condition}) {{", *inner.lines, "}"]
+        return text
+
+    def _rare(self, groups: list[list[_Update]]) -> str | None:
+        """Return the C expression of whether anything may change but the registers without a guard; None if it would not do.
+
+        While it is 0, the scalars and the flags of the other registers keep their value. The registers without a guard have to come
+        first for it, and no other may read them.
+        """
+        graph = self.netlist.graph
+        updates = list(itertools.chain.from_iterable(groups))
+        always = [update.guard == ONE for update in updates]
+        if not any(always) or all(always) or always != sorted(always, reverse=True):
+            return None
+        guarded = [update for update in updates if update.guard != ONE]
+        goals = [value for update in self.updates if not self.varying.any(update.register.q) for value in update.values]
+        goals += [update.guard for update in guarded]
+        # A register of which it is not followed whether what it reads has changed ("1") has no flag for that.
+        changes = set(itertools.chain.from_iterable(self._may_change(update).split(" | ") for update in guarded)) - {"1"}
+        own = {self.flag_at[update.register.q[0]] for update in guarded}
+        ports = {change for change in changes if change.startswith("c_")}
+        if any(graph.at_zero(goals)) or not {int(change[1:]) for change in changes - ports} <= own:
+            return None
+        sources = [self._load(node, kept=True) for node in sorted(self._cone(goals)) if graph.op[node] == "src"]
+        own |= set(self.bit_at.values())
+        masks: dict[int, int] = {}
+        for place in own:
+            masks[place // 8 * 8] = masks.get(place // 8 * 8, 0) | 0xFF << place % 8 * 8
+        words = [f"(word(b + {start}) & {mask:#x})" for start, mask in sorted(masks.items())]
+        return " | ".join([*words, *(source for source in sources if not source.startswith("b[")), *sorted(ports)])
 
     def _when(self, update: _Update, emitter: Emitter, stores: list[str], *, alone: bool) -> str:
         """Return the C expression of whether a register is renewed; add what becomes of the flag that this needs."""
+        if update.register.q[0] in self._handed_at:
+            return "active"
         may_change = self._may_change(update) if alone else "1"
         if update.guard == ONE:
             return may_change
@@ -311,25 +396,7 @@ class Kind:
     def _groups(self) -> list[list[_Update]]:
         """Return the registers of vectors, readers before what they read; those that read each other in a circle together."""
         updates = [update for update in self.updates if self.varying.any(update.register.q)]
-        reads = {
-            i: {j for j, other in enumerate(updates) if j != i and self._reads(update, other)} for i, update in enumerate(updates)
-        }
-        reach = {}
-        for start in reads:
-            seen, todo = set(), [start]
-            while todo:
-                for following in reads[todo.pop()]:
-                    if following not in seen:
-                        seen.add(following)
-                        todo.append(following)
-            reach[start] = seen
-        groups, placed = [], set()
-        while len(placed) < len(updates):
-            for index in reads:
-                circle = {index} | {other for other in reach[index] if index in reach[other]}
-                readers = {other for other in reads if other not in circle and reads[other] & circle}
-                if index not in placed and readers <= placed:
-                    groups.append([updates[member] for member in sorted(circle)])
-                    placed |= circle
-                    break
-        return groups
+        reads = [
+            {j for j, other in enumerate(updates) if j != i and self._reads(update, other)} for i, update in enumerate(updates)
+        ]
+        return [[updates[index] for index in circle] for circle in readers_first(reads)]

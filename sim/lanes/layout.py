@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from sim.lanes.gates import ONE, ZERO
 from sim.lanes.plan import Varying
 
-__all__ = ["Copy", "Layout", "Root"]
+__all__ = ["MOST_VECTORS", "PASSING", "WINDOW", "Copy", "Layout", "Root"]
+
+#: Places from here on are windows: what is seen in one is elsewhere after every edge. Each has so many places of its own.
+WINDOW, MOST_VECTORS = 1 << 28, 1 << 10
+#: From here on, what is handed from one instance to the next: it gets a place once their order is known.
+PASSING = 1 << 30
 
 
 @dataclass(eq=False)
@@ -36,19 +41,22 @@ class Layout:
     Place 0 holds zeros and place 1 ones. ``vector`` and ``bit`` are the places of nodes that hold state or enter from outside;
     ``owner`` says, by node, which unit changes it at the edge; ``changed`` the place of a flag, whether the last edge (of an input:
     the outside since then) may have changed it. What hangs only on what has not changed need not be renewed. Two scalars are such
-    flags for what has none: ``always`` is 1, ``never`` 0.
+    flags for what has none: ``always`` is 1, ``fresh`` at the first edge only. ``windows`` is the number of windows (places from
+    ``WINDOW`` on).
     """
 
     def __init__(self, varying: Varying) -> None:
         self.varying = varying
         self.vectors = 2
         self.bits = 2
-        self.never, self.always = 0, 1
+        self.windows = 0
+        self._passing: list[int] = []
+        self.fresh, self.always = 0, 1
         self.vector: dict[int, int] = {}
         self.bit: dict[int, int] = {}
         self.owner: dict[int, int] = {}
         self.changed: dict[int, int] = {}
-        self.flags: list[int] = [self.always]
+        self.flags: list[int] = [self.fresh, self.always]
         self.roots: dict[int, Root] = {}
         self.broadcasts: dict[int, int] = {}
         self.gathers: list[Copy] = []
@@ -74,6 +82,30 @@ class Layout:
                 self.owner[node] = owner
         return start
 
+    def window(self, nodes: list[int], owner: int) -> int:
+        """Give nodes that hold state a window, and return its number."""
+        start = WINDOW + self.windows * MOST_VECTORS
+        for index, node in enumerate(nodes):
+            self.vector[node] = start + index
+            self.owner[node] = owner
+        self.windows += 1
+        return self.windows - 1
+
+    def passing(self, count: int) -> int:
+        """Return a place to be handed on, see ``PASSING``."""
+        self._passing.append(count)
+        return PASSING + (len(self._passing) - 1) * MOST_VECTORS
+
+    def width_passing(self, place: int) -> int:
+        """Return how many vectors a place that is handed on has."""
+        return self._passing[(place - PASSING) // MOST_VECTORS]
+
+    def alias(self, node: int, origin: int) -> None:
+        """Let a node be where another is."""
+        for places in (self.vector, self.bit, self.owner, self.changed):
+            if origin in places:
+                places[node] = places[origin]
+
     def flag(self, nodes: list[int]) -> int:
         """Return the place of a new flag for nodes that change together."""
         place = self.allocate_bits(1)
@@ -84,7 +116,8 @@ class Layout:
     def flag_of(self, nodes: list[int], run: int) -> int:
         """Return the flag of all of these nodes, read at the edge from where ``run`` has put them."""
         if all(node <= ONE for node in nodes):
-            return self.never
+            # Constants have not changed, but at the first edge nobody has taken them yet.
+            return self.fresh
         flags = {self.changed.get(node) for node in nodes}
         # A copy was made before the edge: by the time that it is read, the flag may tell of this edge.
         if len(flags) > 1 or None in flags or run != self.vector[nodes[0]]:

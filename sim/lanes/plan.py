@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sim.lanes.gates import ONE, ZERO, UnsupportedDesign
 from sim.lanes.netlist import Netlist, Register
 
-__all__ = ["Varying", "find_varying", "next_state"]
+__all__ = ["Varying", "find_varying", "next_state", "readers_first"]
 
 
 @dataclass(eq=False)
@@ -27,6 +27,11 @@ class Varying:
     def any(self, nodes: list[int]) -> bool:
         self._follow()
         return any(map(self.flags.__getitem__, nodes))
+
+    def note(self, node: int, value: bool) -> None:
+        """Say of a new node without operands whether it differs."""
+        self._follow()
+        self.flags[node] = value
 
     def _follow(self) -> None:
         graph = self.netlist.graph
@@ -151,3 +156,32 @@ def next_state(netlist: Netlist, varying: Varying, register: Register) -> tuple[
         if guard != ONE:
             guard = graph.or_(guard, register.reset)
     return guard, values
+
+
+def readers_first(reads: list[set[int]]) -> list[list[int]]:
+    """Return indices in an order in which readers go before what they read; those that read each other in a circle are together.
+
+    Parameters
+    ----------
+    reads : list of set of int
+        What each index reads.
+    """
+    reach = []
+    for start in range(len(reads)):
+        seen, todo = set(), [start]
+        while todo:
+            new = reads[todo.pop()] - seen
+            seen |= new
+            todo.extend(new)
+        reach.append(seen)
+    groups: list[list[int]] = []
+    placed: set[int] = set()
+    while len(placed) < len(reads):
+        for index in range(len(reads)):
+            circle = {index} | {other for other in reach[index] if index in reach[other]}
+            readers = {other for other in range(len(reads)) if other not in circle and reads[other] & circle}
+            if index not in placed and readers <= placed:
+                groups.append(sorted(circle))
+                placed |= circle
+                break
+    return groups

@@ -1,5 +1,5 @@
 // What every generated simulation needs. LANES is the number of bits of a vector: 512, 256, 128 or 64.
-// Before this: enum { VECTORS, BITS, LINES, INSTANCES }. After it: settle, edge, init, refresh, disturb, nets_of.
+// Before this: enum { VECTORS, BITS, LINES, INSTANCES }, enum { WINDOWS, WINDOW, MOST_VECTORS }. After it: settle, edge, init, refresh, disturb, nets_of.
 
 #include <cstdint>
 #include <cstdlib>
@@ -29,6 +29,8 @@ typedef uint64_t V __attribute__((vector_size(LANES / 8)));
 #define LOOKUP(x, y, z, table) ((V)_mm512_ternarylogic_epi64((__m512i)(x), (__m512i)(y), (__m512i)(z), table))
 #endif
 
+typedef unsigned __int128 History;
+
 struct Simulation {
     void *block;
     size_t mapped;
@@ -36,9 +38,16 @@ struct Simulation {
     uint8_t *b;
     V **stuck;          // for each instance its masks (stuck at 0, then stuck at 1, one of each per net), or null
     int32_t *position;  // of each delay line
-    uint64_t *history;  // of each delay line: whether its source may have changed before the last edge (bit 0), the one before, ..
+    History *history;   // of each delay line: whether its source may have changed before the last edge (bit 0), the one before, ..
+    int32_t *where;     // of each window: the place that is seen in it
     uint64_t random;
 };
+
+[[maybe_unused]] static inline uint64_t word(const uint8_t *bytes) {
+    uint64_t value;
+    memcpy(&value, bytes, 8);
+    return value;
+}
 
 static void settle(Simulation *);
 static void edge(Simulation *);
@@ -54,18 +63,25 @@ static inline void move(T *__restrict to, const T *__restrict from, size_t count
     for (size_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
-[[maybe_unused]] static void copies(V *s, const uint8_t *b, const int32_t (*t)[4], int count) {
+[[maybe_unused]] static inline V *at(const Simulation *sim, int32_t place) {
+    return sim->s + (place < WINDOW ? place : sim->where[(place - WINDOW) / MOST_VECTORS] + place % MOST_VECTORS);
+}
+
+[[maybe_unused]] static void copies(Simulation *sim, const int32_t (*t)[4], int count) {
+    const uint8_t *const b = sim->b;
     for (int i = 0; i < count; ++i)
-        if (ENABLED(t[i][0])) move(s + t[i][1], s + t[i][2], t[i][3]);
+        if (ENABLED(t[i][0])) move(sim->s + t[i][1], at(sim, t[i][2]), t[i][3]);
 }
 
 // Columns: guard, target, source, count, reset, flag of the source, flag of the target, whether the last edge has cleared it. Without
 // a guard, nothing is done while the source does not change.
-[[maybe_unused]] static void registers(V *s, uint8_t *b, const int32_t (*t)[8], int count) {
+[[maybe_unused]] static void registers(Simulation *sim, const int32_t (*t)[8], int count) {
+    V *const s = sim->s;
+    uint8_t *const b = sim->b;
     for (int i = 0; i < count; ++i) {
         const bool clear = t[i][4] >= 0 && b[t[i][4]], take = t[i][0] < 0 ? b[t[i][5]] | b[t[i][7]] : b[t[i][0]];
         if (clear) memset((void *)(s + t[i][1]), 0, t[i][3] * sizeof(V));
-        else if (take) move(s + t[i][1], s + t[i][2], t[i][3]);
+        else if (take) move(s + t[i][1], at(sim, t[i][2]), t[i][3]);
         b[t[i][6]] = clear || take;
         b[t[i][7]] = clear;
     }
@@ -94,38 +110,55 @@ static inline void move(T *__restrict to, const T *__restrict from, size_t count
     return address < depth ? memory[(size_t)address * width + bit] : 0;
 }
 
-// Delay lines keep all but their last stage in a ring. Columns: number, reset, target, source, width, ring, depth of the ring, how
-// many of the first and of the last stages the reset clears, flag of the source, flag of the target, whether the last edge has cleared
-// stages. While all stages are equal to the source, nothing is done.
-template <typename T>
-static inline void delay(Simulation *sim, T *values, const int32_t *t) {
+// Delay lines are rings: at an edge nothing moves, but the newest stage takes the place of the oldest. Columns: number, reset, source,
+// width, ring, stages, how many of the first and of the last stages the reset clears, flag of the source, whether the last edge has
+// cleared stages, the first and the end of its windows. Columns of those: number, stage, flag of the stage.
+[[maybe_unused]] static inline void turn(Simulation *sim, const int32_t *t, const int32_t (*windows)[3]) {
+    for (int32_t i = t[10]; i < t[11]; ++i) {
+        const int32_t place = sim->position[t[0]] - 1 - windows[i][1];
+        sim->where[windows[i][0]] = t[4] + (place < 0 ? place + t[5] : place) * t[3];
+    }
+}
+
+[[maybe_unused]] static void rings(Simulation *sim, const int32_t (*table)[12], int count, const int32_t (*windows)[3]) {
     uint8_t *const b = sim->b;
-    const int32_t depth = t[6];
-    const bool clear = t[1] >= 0 && b[t[1]], remembered = depth < 64;
-    uint64_t &history = sim->history[t[0]];
-    history = clear ? ~(uint64_t)0 : history << 1 | b[t[9]] | b[t[11]];
-    b[t[11]] = clear;
-    b[t[10]] = !remembered || (history >> (depth & 63) & 1);
-    if (remembered && !(history << (63 - depth))) return;
-    const size_t bytes = t[4] * sizeof(T);
-    int32_t &position = sim->position[t[0]];
-    T *const ring = values + t[5], *const place = ring + (size_t)position * t[4];
-    move(values + t[2], place, t[4]);
-    move(place, values + t[3], t[4]);
-    if (++position == depth) position = 0;
-    if (!clear) return;
-    for (int32_t stage = 0; stage < depth; ++stage)
-        if (stage < t[7] || stage > depth - t[8])
-            memset((void *)(ring + (size_t)((position + depth - 1 - stage) % depth) * t[4]), 0, bytes);
-    if (t[8] || t[7] > depth) memset((void *)(values + t[2]), 0, bytes);
+    for (int k = 0; k < count; ++k) {
+        const int32_t *const t = table[k], stages = t[5];
+        const bool clear = t[1] >= 0 && b[t[1]];
+        History &history = sim->history[t[0]];
+        history = clear ? ~(History)0 : history << 1 | b[t[8]] | b[t[9]];
+        b[t[9]] = clear;
+        for (int32_t i = t[10]; i < t[11]; ++i) b[windows[i][2]] = history >> windows[i][1] & 1;
+        // While all stages are equal to the source, nothing is done.
+        if (!(history << (128 - stages))) continue;
+        V *const ring = sim->s + t[4];
+        int32_t &position = sim->position[t[0]];
+        move(ring + (size_t)position * t[3], at(sim, t[2]), t[3]);
+        if (++position == stages) position = 0;
+        if (clear)
+            for (int32_t stage = 0; stage < stages; ++stage)
+                if (stage < t[6] || stage >= stages - t[7])
+                    memset((void *)(ring + (size_t)((position + stages - 1 - stage) % stages) * t[3]), 0, t[3] * sizeof(V));
+        turn(sim, t, windows);
+    }
 }
 
-[[maybe_unused]] static void delays(Simulation *sim, const int32_t (*t)[12], int count) {
-    for (int i = 0; i < count; ++i) delay(sim, sim->s, t[i]);
-}
-
-[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*t)[12], int count) {
-    for (int i = 0; i < count; ++i) delay(sim, sim->b, t[i]);
+// Those of scalars keep all but their last stage in a ring. Columns: number, reset, target, source, width, ring, stages, how many of the
+// first and of the last stages the reset clears.
+[[maybe_unused]] static void delay_bits(Simulation *sim, const int32_t (*table)[9], int count) {
+    uint8_t *const b = sim->b;
+    for (int k = 0; k < count; ++k) {
+        const int32_t *const t = table[k], bytes = t[4], depth = t[6] - 1;
+        int32_t &position = sim->position[t[0]];
+        uint8_t *const ring = b + t[5], *const place = ring + position * bytes;
+        memcpy(b + t[2], place, bytes);
+        memcpy(place, b + t[3], bytes);
+        if (++position == depth) position = 0;
+        if (t[1] < 0 || !b[t[1]]) continue;
+        for (int32_t stage = 0; stage < depth; ++stage)
+            if (stage < t[7] || stage > depth - t[8]) memset(ring + (position + depth - 1 - stage) % depth * bytes, 0, bytes);
+        if (t[8] || t[7] > depth) memset(b + t[2], 0, bytes);
+    }
 }
 
 extern "C" {
@@ -139,6 +172,7 @@ void lanes_delete(Simulation *sim) {
     free(sim->stuck);
     free(sim->position);
     free(sim->history);
+    free(sim->where);
     free(sim);
 }
 
@@ -155,11 +189,12 @@ Simulation *lanes_new() {
 #ifdef MADV_HUGEPAGE
     if (sim->block) madvise(sim->s, size, MADV_HUGEPAGE);
 #endif
-    sim->b = (uint8_t *)calloc(BITS, 1);
+    sim->b = (uint8_t *)calloc(BITS + sizeof(uint64_t), 1);  // of which words may be read
     sim->stuck = (V **)calloc(INSTANCES + 1, sizeof(V *));
     sim->position = (int32_t *)calloc(LINES, sizeof(int32_t));
-    sim->history = (uint64_t *)calloc(LINES, sizeof(uint64_t));
-    if (!sim->block || !sim->b || !sim->stuck || !sim->position || !sim->history) {
+    sim->history = (History *)calloc(LINES, sizeof(History));
+    sim->where = (int32_t *)calloc(WINDOWS, sizeof(int32_t));
+    if (!sim->block || !sim->b || !sim->stuck || !sim->position || !sim->history || !sim->where) {
         lanes_delete(sim);
         return nullptr;
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 __all__ = ["Unit", "ordered"]
@@ -28,7 +28,8 @@ class Unit:
 def ordered(units: list[Unit]) -> list[Unit]:
     """Return the units in an order that is right; where they read each other in a circle, one of them is detached.
 
-    Next comes, if it can, the last unit's source that is read most, so that it is still in the cache.
+    Next comes, if it can, the last unit's source that is read most, so that it is still in the cache. What fetches from memories
+    (``text``) comes when nothing else can: by then the words have been brought nearer.
     """
     writers = defaultdict(list)
     for unit in units:
@@ -43,7 +44,14 @@ def ordered(units: list[Unit]) -> list[Unit]:
                 if writer is not unit:
                     blockers[id(writer)] += 1
                     unblocks[id(unit)].append(writer)
-    ready = [unit for unit in reversed(units) if not blockers[id(unit)]]
+    ready: list[Unit] = []
+    late: list[Unit] = []
+
+    def add(unblocked: Iterable[Unit]) -> None:
+        for unit in unblocked:
+            (late if unit.what == "text" else ready).append(unit)
+
+    add(unit for unit in reversed(units) if not blockers[id(unit)])
     done: list[Unit] = []
     placed: set[int] = set()
 
@@ -53,13 +61,16 @@ def ordered(units: list[Unit]) -> list[Unit]:
         release(unit)
 
     def release(unit: Unit) -> None:
+        released = []
         for following in unblocks.pop(id(unit), ()):
             blockers[id(following)] -= 1
             if not blockers[id(following)] and id(following) not in placed:
-                ready.append(following)
+                released.append(following)
+        # Last, and so next, who needs most of it.
+        add(sorted(released, key=lambda following: following.after[-1:] == [unit]))
 
     while len(done) < len(units):
-        if not ready:
+        if not ready and not late:
             stuck = next(unit for unit in units if id(unit) not in placed and unit.reads and not unit.after)
             stuck.detach()
             stuck.reads = []
@@ -70,9 +81,9 @@ def ordered(units: list[Unit]) -> list[Unit]:
                     blockers[id(following)] += 1
                     unblocks[id(stuck)].append(following)
                 elif not blockers[id(following)] and id(following) not in placed:
-                    ready.append(following)
+                    add([following])
             continue
-        unit = ready.pop()
+        unit = (ready or late).pop()
         if id(unit) not in placed:
             place(unit)
     return done

@@ -5,20 +5,23 @@ from __future__ import annotations
 from itertools import groupby
 
 from sim.lanes.clusters import ClusterClass
-from sim.lanes.netlist import Instance
+from sim.lanes.instances import PlacedInstance
+from sim.lanes.layout import MOST_VECTORS, WINDOW
 from sim.lanes.schedule import Unit
 
 __all__ = ["write_source"]
 
-#: Columns of the tables that ``registers`` and ``delays`` of runtime.h take (behind the number of the line).
+#: Columns of the tables that ``registers``, ``rings`` and ``delay_bits`` of runtime.h take; of lines behind the number of the line.
 REGISTER = ("guard", "target", "source", "count", "reset", "if_changed", "changed", "cleared")
-LINE = ("reset", "target", "source", "count", "ring", "depth", "first", "last", "if_changed", "changed", "cleared")
+RING = ("reset", "source", "count", "ring", "stages", "first", "last", "if_changed", "cleared", "begin", "end")
+BIT_LINE = ("reset", "target", "source", "count", "ring", "stages", "first", "last")
 
 
-def write_source(generator, order: list[Unit], clusters: list[ClusterClass], instances: list[tuple[Instance, int, int]]) -> str:
+def write_source(generator, order: list[Unit], clusters: list[ClusterClass]) -> str:
     """Return the C file; it needs runtime.h, and defines what that declares."""
     layout = generator.layout
-    number = {vectors: index for index, (_, vectors, _) in enumerate(instances)}
+    instances = generator.instances.placed
+    number = {placed: index for index, placed in enumerate(instances)}
     functions = [kind.source() for kind in generator.kinds.values()]
     functions += [cluster.source for cluster in clusters]
     tables: list[str] = []
@@ -27,26 +30,32 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
     for index, cluster in enumerate(clusters):
         width = max(len(call) for call in cluster.calls)
         tables.append(_table(f"calls{index}", cluster.calls, width))
-        call = f"if (ENABLED(calls{index}[i][0])) {cluster.name}(s, b, calls{index}[i]);"
+        call = f"if (ENABLED(calls{index}[i][0])) {cluster.name}(sim, calls{index}[i]);"
         settle.append(f"for (int i = 0; i < {len(cluster.calls)}; ++i) {call}")
     # Gathers read clusters and old state, never each other.
     gathers = [[layout.scalar(c.guard) if c.guard > 1 else -1, c.target, c.source, c.count] for c in layout.gathers if c.guard != 0]
     if gathers:
         tables.append(_table("gathers", gathers, 4))
-        settle.append(f"copies(s, b, gathers, {len(gathers)});")
+        settle.append(f"copies(sim, gathers, {len(gathers)});")
     control = generator.control()
     refresh = []
-    for instance, vectors, cold in instances:
-        refresh.append([vectors, cold, list(generator.kinds).index(instance.kind)])
+    for placed in instances:
+        refresh.append([placed.hot, placed.cold, list(generator.kinds).index(placed.instance.kind)])
     if refresh:
         tables.append(_table("instances", refresh, 3))
     tables.append(_table("initial", [[place] for place, _ in generator.init] or [[-1]], 1))
     tables.append(_table("initial_bits", [[place] for place, _ in generator.bit_init] or [[-1]], 1))
     tables.append(_table("flags", [[place] for place in layout.flags], 1))
     lines = sum(unit.what in ("line", "bit_line") for unit in order)
+    activity = []
+    if triggers := sorted(generator.instances.triggers):
+        # While data flow, those of the inputs are set, which come first.
+        tables.append(_table("triggers", [[place] for place in triggers], 1))
+        activity = ["uint8_t active = 0;", f"for (int i = 0; i < {len(triggers)} && !active; ++i) active = b[triggers[i][0]];"]
     text = [
         f"enum {{ VECTORS = {layout.vectors}, BITS = {max(layout.bits, 1)} }};",
         f"enum {{ LINES = {max(lines, 1)}, INSTANCES = {len(instances)} }};",
+        f"enum {{ WINDOWS = {max(layout.windows, 1)}, WINDOW = {WINDOW}, MOST_VECTORS = {MOST_VECTORS} }};",
         '#include "runtime.h"',
         *functions,
         *tables,
@@ -61,7 +70,9 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass], ins
         "}",
         "static void edge(Simulation *sim) {",
         "V *const s = sim->s; uint8_t *const b = sim->b; (void)s;",
+        *activity,
         *edge,
+        f"b[{layout.fresh}] = 0;",
         f"memcpy(b + {generator.scalar_start}, b + {generator.next_start}, {generator.scalar_count});",
         "}",
         *_init(generator, len(generator.init), len(generator.bit_init), bool(refresh)),
@@ -74,34 +85,53 @@ def _table(name: str, rows: list[list[int]], width: int) -> str:
     return f"static const int32_t {name}[{len(rows)}][{width}] = {{\n{body}}};"
 
 
-def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int]) -> list[str]:
+def _edge(generator, order: list[Unit], tables: list[str], number: dict[PlacedInstance, int]) -> list[str]:
     text = []
     lines = 0
+    windows: list[list[int]] = []
     groups = [(key, [*units]) for key, units in groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))]
+    # Memory is slow, and has time while the instances compute: it is asked for a word every few of them.
+    step = max(1, len(generator.top.instances) // max(1, len(generator.approaches)))
+    groups = [
+        (key, units[start : start + length])
+        for key, units in groups
+        for length in [step if key[0] == "instance" else len(units)]
+        for start in range(0, len(units), length)
+    ]
     busy = [group for group, ((what, _), _) in enumerate(groups) if what == "instance"]
     for group, ((what, _), units) in enumerate(groups):
         codes = [generator.code[unit] for unit in units]
         if group in busy:
-            # Memory is slow, and has time while the instances compute.
             turn, turns, count = busy.index(group), len(busy), len(generator.approaches)
             text += generator.approaches[turn * count // turns : (turn + 1) * count // turns]
         if what == "copy":
             tables.append(_table(f"group{group}", [[c[key] for key in REGISTER] for c in codes], len(REGISTER)))
-            text.append(f"registers(s, b, group{group}, {len(codes)});")
+            text.append(f"registers(sim, group{group}, {len(codes)});")
         elif what in ("line", "bit_line"):
-            rows = [[lines + index, *(c[key] for key in LINE)] for index, c in enumerate(codes)]
+            columns, function = (RING, "rings") if what == "line" else (BIT_LINE, "delay_bits")
+            if what == "line":
+                for code in codes:
+                    code["begin"] = len(windows)
+                    windows += [[number, stage, flag] for stage, number, flag in code["windows"]]
+                    code["end"] = len(windows)
+                generator.rings.append(f"for (int i = 0; i < {len(codes)}; ++i) turn(sim, group{group}[i], windows);")
+            rows = [[lines + index, *(c[key] for key in columns)] for index, c in enumerate(codes)]
             lines += len(codes)
             tables.append(_table(f"group{group}", rows, len(rows[0])))
-            text.append(f"{'delays' if what == 'line' else 'delay_bits'}(sim, group{group}, {len(codes)});")
+            text.append(f"{function}(sim, group{group}, {len(codes)}{', windows' if what == 'line' else ''});")
         elif what == "instance":
             kind = codes[0]["kind"]
-            rows = [[c["vectors"], c["bits"], number[c["vectors"]], c["cold"], *c["ports"], *c["if_changed"]] for c in codes]
+            own = [[placed.hot, placed.bits, number[placed], placed.cold] for placed in (code["placed"] for code in codes)]
+            rows = [[*places, *c["ports"], *c["if_changed"], *c["handed"]] for places, c in zip(own, codes, strict=True)]
             tables.append(_table(f"group{group}", rows, len(rows[0])))
-            arguments = ["s + t[0]", "s + t[3]", "b + t[1]"]
-            arguments += [f"s + t[{4 + k}]" for k in range(len(kind.vector_ports))]
-            arguments += [f"b + t[{4 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
             ports = len(kind.vector_ports) + len(kind.bit_ports)
+            handed = 4 + ports + len(kind.vector_ports)
+            arguments = ["s + t[0]", "s + t[3]", "b + t[1]", *(f"s + t[{handed + k}]" for k in range(len(kind.handed)))]
+            seen = [any(row[4 + k] >= WINDOW for row in rows) for k in range(len(kind.vector_ports))]
+            arguments += [f"at(sim, t[{4 + k}])" if windowed else f"s + t[{4 + k}]" for k, windowed in enumerate(seen)]
+            arguments += [f"b + t[{4 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
             arguments += [f"b[t[{4 + ports + k}]]" for k in range(len(kind.vector_ports))]
+            arguments += ["active"] if kind.handed else []
             call = f"{kind.name}({', '.join(arguments)});"
             if kind.forced:
                 stuck = f"forced_{kind.name}({', '.join([*arguments, 'f', f'f + {len(kind.nets())}'])});"
@@ -111,6 +141,8 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[int, int
             text += [line for code in codes for line in code["lines"]]
         else:
             text += codes
+    # Before the tables of the lines, which it goes with.
+    tables.insert(0, _table("windows", windows or [[-1]], 3))
     return text
 
 
@@ -148,6 +180,7 @@ def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
         "sim->s[1] = ALL;",
         f"for (int i = 0; i < {vectors}; ++i) sim->s[initial[i][0]] = ALL;",
         f"for (int i = 0; i < {bits}; ++i) sim->b[initial_bits[i][0]] = 1;",
+        *generator.rings,
         "for (int i = 0; i < INSTANCES; ++i) refresh(sim, i);",
         "disturb(sim);",
         "}",

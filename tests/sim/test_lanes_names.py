@@ -7,10 +7,10 @@ import pytest
 from epsilon.config import ArrayConfig
 from hdl.pe import ProcessingElement
 from hdl.shared import named_ports, to_rtlil
+from sim.lanes.elaborate import read_rtlil
 from sim.lanes.gates import Graph
 from sim.lanes.kinds import Kind
 from sim.lanes.names import name_nets
-from sim.lanes.netlist import read_rtlil
 from sim.lanes.plan import Varying
 
 

@@ -7,8 +7,8 @@ from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.lib.memory import Memory
 
 from sim.lanes.design import compile_design
+from sim.lanes.elaborate import read_rtlil
 from sim.lanes.gates import UnsupportedDesign
-from sim.lanes.netlist import read_rtlil
 
 WIRES = """
 module \\small
