@@ -1,0 +1,119 @@
+"""A small systolic array of nodes that are instances, or modules of their own, and what to drive it with."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Mux, ResetSignal, Signal, signed
+
+CYCLES = 90
+SUM_BITS = 10
+
+
+def node_wires() -> SimpleNamespace:
+    """Return the ports of a node."""
+    shapes = {"op": 2, "data": signed(4), "sum": signed(SUM_BITS), "word": 4}
+    inputs = {name: Signal(shape, name=name) for name, shape in shapes.items()}
+    outputs = {f"{name}_out": Signal(shape, name=f"{name}_out", reset_less=True) for name, shape in shapes.items()}
+    return SimpleNamespace(**inputs, **outputs)
+
+
+class Node(Elaboratable):
+    """A processing element: operations and data to the right, sums and words downwards. ``restless`` sums grow by themselves."""
+
+    def __init__(self, wires: SimpleNamespace, *, restless: bool = False) -> None:
+        self._wires = wires
+        self._restless = restless
+
+    def elaborate(self, platform):
+        wires = self._wires
+        m = Module()
+        held, active = Signal(4, reset_less=True), Signal(signed(4), reset_less=True)
+        op = Signal(2)  # has a reset
+        m.d.sync += [op.eq(wires.op), wires.data_out.eq(wires.data)]
+        m.d.comb += wires.op_out.eq(op)
+        m.d.sync += wires.sum_out.eq(wires.sum + wires.data_out * active + int(self._restless))
+        with m.If(wires.op[0]):
+            m.d.sync += [wires.word_out.eq(held), held.eq(wires.word)]
+        with m.Elif(wires.op[1]):
+            m.d.sync += [active.eq(held), held.eq(active)]
+        return m
+
+
+class Grid(Elaboratable):
+    """Rows and columns of nodes with registers that skew what goes in and comes out; nodes are instances for a platform (any).
+
+    Parameters
+    ----------
+    seed : int
+        Chooses the size, and which registers have a reset.
+    straight : bool
+        Leave the registers behind the columns out.
+    restless : bool
+        See ``Node``.
+    first : int
+        What the top row adds to.
+    """
+
+    def __init__(self, seed: int, *, straight: bool = False, restless: bool = False, first: int = 0) -> None:
+        self._random = random.Random(seed)
+        self.rows, self.cols = self._random.randrange(1, 5), self._random.randrange(2, 5)
+        self._straight, self._restless, self._first = straight, restless, first
+        self.domain = ClockDomain("sync")
+        self.varying = {f"data{r}": Signal(signed(4), name=f"data{r}") for r in range(self.rows)}
+        self.varying |= {f"word{c}": Signal(4, name=f"word{c}") for c in range(self.cols)}
+        self.inputs = {**self.varying, "op": Signal(2, name="op"), "rst": self.domain.rst}
+        shapes = {"total": signed(SUM_BITS + 2), "word": 4, "shown": signed(SUM_BITS)}
+        self.outputs = [Signal(shape, name=f"out_{name}{c}") for c in range(self.cols) for name, shape in shapes.items()]
+        self.ports = {"clk": self.domain.clk, **self.inputs, **{output.name: output for output in self.outputs}}
+
+    def node(self) -> tuple[Node, dict]:
+        wires = node_wires()
+        return Node(wires, restless=self._restless), vars(wires)
+
+    def _delayed(self, m: Module, name: str, value, cycles: int, *, plain: bool = False):
+        for stage in range(cycles):
+            register = Signal(value.shape(), name=f"{name}_{stage}", reset_less=plain or self._random.random() < 0.7)
+            m.d.sync += register.eq(value)
+            value = register
+        return value
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains += self.domain
+        words = [self._delayed(m, f"word{c}", self.inputs[f"word{c}"], c) for c in range(self.cols)]
+        sums = [self._first] * self.cols
+        op = self.inputs["op"]
+        for r in range(self.rows):
+            operation, data = op, self._delayed(m, f"data{r}", self.inputs[f"data{r}"], r)
+            for c in range(self.cols):
+                wires = node_wires()
+                m.d.comb += [wires.op.eq(operation), wires.data.eq(data), wires.sum.eq(sums[c]), wires.word.eq(words[c])]
+                if platform is None:
+                    m.submodules[f"node{r}_{c}"] = Node(wires, restless=self._restless)
+                else:
+                    ports = {f"{'o' if name.endswith('_out') else 'i'}_{name}": signal for name, signal in vars(wires).items()}
+                    m.submodules[f"node{r}_{c}"] = Instance("node", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+                operation, data, sums[c], words[c] = wires.op_out, wires.data_out, wires.sum_out, wires.word_out
+            op = self._delayed(m, f"op{r}", op, 1)
+        outputs = iter(self.outputs)
+        for c in range(self.cols):
+            late = 0 if self._straight else self.cols - 1 - c
+            total = Signal(signed(SUM_BITS + 2), name=f"total{c}")
+            column = self._delayed(m, f"sum{c}", sums[c], late, plain=True)
+            m.d.sync += total.eq(Mux(self.inputs["op"][0], 0, total) + column)
+            word = self._delayed(m, f"scan{c}", words[c], late, plain=True)
+            m.d.comb += [next(outputs).eq(total), next(outputs).eq(word ^ 5), next(outputs).eq(column)]
+        return m
+
+
+def stimulus(grid: Grid, lanes: int, seed: int) -> list[dict]:
+    """Return the inputs that are new in each cycle: busy and idle times, resets while much is under way."""
+    rng = np.random.default_rng(seed)
+    cycles = []
+    for cycle in range(CYCLES):
+        busy = 0.8 if cycle % 45 < 30 else 0.03
+        new = {name: rng.integers(0, 16, lanes, dtype=np.uint64) for name in grid.varying if rng.random() < busy}
+        new["op"] = int(rng.integers(0, 4)) if rng.random() < busy else 0
+        cycles.append(new | {"rst": int(cycle in (0, 24, 70))})
+    return cycles
