@@ -80,6 +80,12 @@ struct Source {
             for (uint64_t next = ready_from; next < ready_to; ++next)
                 to_lanes(data + next * beat_stride, lane_stride, bytes, lanes, ahead + (next - ready_from) * size);
         }
+        if (beat + AHEAD < end && !(beat * beat_stride % 64 / beat_stride)) {
+            // What will be transposed after this: of each line of the memory once.
+            const uint64_t step = lane_stride < 64 ? 64 / lane_stride : 1;
+            const uint8_t *const later = data + (beat + AHEAD) * beat_stride;
+            for (uint64_t lane = 0; lane < lanes; lane += step) __builtin_prefetch(later + lane * lane_stride, 0, 2);
+        }
         move(port, ahead + (beat - ready_from) * size, size);
     }
 };
@@ -101,10 +107,17 @@ struct Sink {
         if (count == TOGETHER) flush();
     }
 
+    // A call of memcpy would take longer than so few bytes.
+    void copy(uint8_t *to, const uint8_t *from) const {
+        int at = 0;
+        for (; at + 16 <= bytes; at += 16) memcpy(to + at, from + at, 16);
+        for (; at < bytes; ++at) to[at] = from[at];
+    }
+
     void flush() {
         for (uint64_t lane = 0; lane < lanes; ++lane) {
             uint8_t *const target = data + (int64_t)lane * lane_stride;
-            for (uint64_t beat = 0; beat < count; ++beat) memcpy(target + beat * bytes, kept + (beat * lanes + lane) * bytes, bytes);
+            for (uint64_t beat = 0; beat < count; ++beat) copy(target + beat * bytes, kept + (beat * lanes + lane) * bytes);
         }
         data += count * bytes;
         count = 0;
