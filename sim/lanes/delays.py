@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from dataclasses import dataclass
 
 from sim.lanes.gates import ONE, ZERO
@@ -95,14 +96,15 @@ def find_lines(top: Netlist, varying: Varying) -> tuple[list[Line], list[Registe
             before[register] = source
             inner.add(source)
     lines = []
-    for register in top.registers:
-        if register in before and register not in inner:
-            line = [register]
-            while line[-1] in before and _one_reset([*line, before[line[-1]]]) and len(line) < MOST_STAGES:
-                line.append(before[line[-1]])
-            inner.add(line[-1])
-            lines.append(line[::-1])
-    # What is left of a line whose resets are too mixed, or of a ring without an end, are plain registers.
+    ends = deque(register for register in top.registers if register in before and register not in inner)
+    while ends:
+        line = [ends.popleft()]
+        while line[-1] in before and _one_reset([*line, before[line[-1]]]) and len(line) < MOST_STAGES:
+            line.append(before[line[-1]])
+        if line[-1] in before:
+            ends.append(before[line[-1]])
+        lines.append(line[::-1])
+    # Rings without an end are plain registers, and so is a stage alone.
     lines = [line for line in lines if len(line) > 1]
     taken = {register for line in lines for register in line}
 

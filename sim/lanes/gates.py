@@ -51,22 +51,33 @@ class Graph:
     def read(self, tag: tuple, address: tuple[int, ...]) -> int:
         return self._node("read", (tag, address))
 
-    def at_zero(self, nodes: list[int]) -> list[int]:
-        """Return what these nodes are while every source is 0."""
-        values = {ZERO: 0, ONE: 1}
-        todo = list(nodes)
+    def evaluate(self, goals: list[int], values: dict[int, int] | None = None, *, ones: int = 1) -> list[int]:
+        """Return the values of nodes, as bits of an integer each: many evaluations at the same time.
+
+        Parameters
+        ----------
+        values : dict or None
+            Of some nodes; sources that are not there are 0.
+        ones : int
+            The value of a node that is 1 in all evaluations.
+        """
+        values = {ZERO: 0, ONE: ones, **(values or {})}
+        todo = list(goals)
         while todo:
             node = todo[-1]
-            if missing := [operand for operand in self.operands(node) if operand not in values]:
+            if node in values:
+                todo.pop()
+                continue
+            operands = self.operands(node)
+            if missing := [operand for operand in operands if operand not in values]:
                 todo += missing
                 continue
-            todo.pop()
-            given = [values[operand] for operand in self.operands(node)]
+            given = [values[operand] for operand in operands]
             match self.op[node]:
                 case "src" | "read":
                     values[node] = 0
                 case "not":
-                    values[node] = 1 - given[0]
+                    values[node] = ~given[0] & ones
                 case "and":
                     values[node] = given[0] & given[1]
                 case "or":
@@ -74,10 +85,12 @@ class Graph:
                 case "xor":
                     values[node] = given[0] ^ given[1]
                 case "mux":
-                    values[node] = given[2] if given[0] else given[1]
+                    select, low, high = given
+                    values[node] = (select & high) | (~select & low)
                 case "maj":
-                    values[node] = int(sum(given) > 1)
-        return [values[node] for node in nodes]
+                    x, y, z = given
+                    values[node] = (x & y) | (x & z) | (y & z)
+        return [values[node] for node in goals]
 
     def not_(self, x: int) -> int:
         if x <= ONE:

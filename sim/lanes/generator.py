@@ -96,8 +96,6 @@ class _Generator:
         self.before: list[str] = []
         #: What may be done at any time of the edge before memories are read.
         self.approaches: list[str] = []
-        #: What finds the stages of the delay lines.
-        self.rings: list[str] = []
 
     def new_owner(self) -> int:
         """Return a number for something that changes state at the edge."""
@@ -213,11 +211,11 @@ class _Generator:
         reset = ALWAYS
         if any(resets):
             reset = self.layout.scalar(next(register.reset for register in registers if register.reset != ZERO))
-        code = {"reset": reset, "count": count, "stages": stages, "cleared": self.layout.allocate_bits(1)}
+        code = {"reset": reset, "count": count, "stages": stages}
         code["first"] = resets.index(False) if False in resets else stages
         code["last"] = resets[::-1].index(False) if False in resets else 0
         if windows is not None:
-            code |= {"ring": self.layout.allocate(count * stages), "windows": windows}
+            code |= {"ring": self.layout.allocate(count * stages), "cleared": self.layout.allocate_bits(1), "windows": windows}
         else:
             ring = self.layout.allocate_bits(count * (stages - 1))
             code |= {"ring": ring, "target": self.layout.bit[registers[-1].q[0]]}
@@ -233,7 +231,6 @@ class _Generator:
                 code["if_changed"] = self.layout.flag_of(nodes, code["source"])
             else:
                 code["source"], reads = self.layout.bit_run(nodes, own=own)
-                code["if_changed"] = self.layout.always
             return reads
 
         reads = source(own=False)

@@ -319,7 +319,7 @@ class Kind:
         changes = set(itertools.chain.from_iterable(self._may_change(update).split(" | ") for update in guarded)) - {"1"}
         own = {self.flag_at[update.register.q[0]] for update in guarded}
         ports = {change for change in changes if change.startswith("c_")}
-        if any(graph.at_zero(goals)) or not {int(change[1:]) for change in changes - ports} <= own:
+        if any(graph.evaluate(goals)) or not {int(change[1:]) for change in changes - ports} <= own:
             return None
         sources = [self._load(node, kept=True) for node in sorted(self._cone(goals)) if graph.op[node] == "src"]
         own |= set(self.bit_at.values())

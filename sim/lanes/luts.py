@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sim.lanes.gates import ONE, ZERO, Graph
+from sim.lanes.gates import ONE, Graph
 
 __all__ = ["cover"]
 
@@ -110,26 +110,4 @@ def _recover_area(order: list[int], inside: set[int], roots: list[int], cuts: di
 
 
 def _table(graph: Graph, goal: int, cut: Cut) -> int:
-    values = {ZERO: 0x00, ONE: 0xFF, **dict(zip(cut, TABLES, strict=False))}
-
-    def value(node: int) -> int:
-        if node not in values:
-            operands = [value(operand) for operand in graph.operands(node)]
-            match graph.op[node]:
-                case "not":
-                    values[node] = ~operands[0] & 0xFF
-                case "and":
-                    values[node] = operands[0] & operands[1]
-                case "or":
-                    values[node] = operands[0] | operands[1]
-                case "xor":
-                    values[node] = operands[0] ^ operands[1]
-                case "mux":
-                    select, low, high = operands
-                    values[node] = (select & high) | (~select & low & 0xFF)
-                case "maj":
-                    x, y, z = operands
-                    values[node] = (x & y) | (x & z) | (y & z)
-        return values[node]
-
-    return value(goal)
+    return graph.evaluate([goal], dict(zip(cut, TABLES, strict=False)), ones=0xFF)[0]

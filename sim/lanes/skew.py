@@ -71,7 +71,7 @@ def skew_instances(top: Netlist, kinds: dict[str, Kind], varying: Varying) -> Sk
 def _stirs(netlist: Netlist) -> bool:
     """Whether the registers of a module do not all begin as zeros and stay so while zeros come in."""
     nodes = [node for register in netlist.registers for node in (register.enable, register.reset, *register.d)]
-    value = dict(zip(nodes, netlist.graph.at_zero(nodes), strict=True))
+    value = dict(zip(nodes, netlist.graph.evaluate(nodes), strict=True))
     for register in netlist.registers:
         taken = register.reset_value if value[register.reset] else []
         if value[register.enable] and not value[register.reset]:

@@ -25,7 +25,7 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass]) -> 
     functions = [kind.source() for kind in generator.kinds.values()]
     functions += [cluster.source for cluster in clusters]
     tables: list[str] = []
-    edge = _edge(generator, order, tables, number)
+    edge, turns = _edge(generator, order, tables, number)
     settle = list(generator.before)
     for index, cluster in enumerate(clusters):
         width = max(len(call) for call in cluster.calls)
@@ -75,7 +75,7 @@ def write_source(generator, order: list[Unit], clusters: list[ClusterClass]) -> 
         f"b[{layout.fresh}] = 0;",
         f"memcpy(b + {generator.scalar_start}, b + {generator.next_start}, {generator.scalar_count});",
         "}",
-        *_init(generator, len(generator.init), len(generator.bit_init), bool(refresh)),
+        *_init(generator, turns, bool(refresh)),
     ]
     return "\n".join(text) + "\n"
 
@@ -85,25 +85,19 @@ def _table(name: str, rows: list[list[int]], width: int) -> str:
     return f"static const int32_t {name}[{len(rows)}][{width}] = {{\n{body}}};"
 
 
-def _edge(generator, order: list[Unit], tables: list[str], number: dict[PlacedInstance, int]) -> list[str]:
+def _edge(generator, order: list[Unit], tables: list[str], number: dict[PlacedInstance, int]) -> tuple[list[str], list[str]]:
+    """Return the statements of the clock edge, and those that find the stages of the delay lines."""
     text = []
+    turns = []
     lines = 0
     windows: list[list[int]] = []
-    groups = [(key, [*units]) for key, units in groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit)))]
-    # Memory is slow, and has time while the instances compute: it is asked for a word every few of them.
-    step = max(1, len(generator.top.instances) // max(1, len(generator.approaches)))
-    groups = [
-        (key, units[start : start + length])
-        for key, units in groups
-        for length in [step if key[0] == "instance" else len(units)]
-        for start in range(0, len(units), length)
-    ]
-    busy = [group for group, ((what, _), _) in enumerate(groups) if what == "instance"]
+    groups = _grouped(generator, order)
+    approached, per_group = 0, -(-len(generator.approaches) // max(1, sum(what == "instance" for (what, _), _ in groups)))
     for group, ((what, _), units) in enumerate(groups):
         codes = [generator.code[unit] for unit in units]
-        if group in busy:
-            turn, turns, count = busy.index(group), len(busy), len(generator.approaches)
-            text += generator.approaches[turn * count // turns : (turn + 1) * count // turns]
+        if what == "instance":
+            text += generator.approaches[approached : approached + per_group]
+            approached += per_group
         if what == "copy":
             tables.append(_table(f"group{group}", [[c[key] for key in REGISTER] for c in codes], len(REGISTER)))
             text.append(f"registers(sim, group{group}, {len(codes)});")
@@ -114,28 +108,14 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[PlacedIn
                     code["begin"] = len(windows)
                     windows += [[number, stage, flag] for stage, number, flag in code["windows"]]
                     code["end"] = len(windows)
-                generator.rings.append(f"for (int i = 0; i < {len(codes)}; ++i) turn(sim, group{group}[i], windows);")
+                turns.append(f"for (int i = 0; i < {len(codes)}; ++i) turn(sim, group{group}[i], windows);")
             rows = [[lines + index, *(c[key] for key in columns)] for index, c in enumerate(codes)]
             lines += len(codes)
             tables.append(_table(f"group{group}", rows, len(rows[0])))
             text.append(f"{function}(sim, group{group}, {len(codes)}{', windows' if what == 'line' else ''});")
         elif what == "instance":
-            kind = codes[0]["kind"]
-            own = [[placed.hot, placed.bits, number[placed], placed.cold] for placed in (code["placed"] for code in codes)]
-            rows = [[*places, *c["ports"], *c["if_changed"], *c["handed"]] for places, c in zip(own, codes, strict=True)]
+            rows, call = _calls(codes, number)
             tables.append(_table(f"group{group}", rows, len(rows[0])))
-            ports = len(kind.vector_ports) + len(kind.bit_ports)
-            handed = 4 + ports + len(kind.vector_ports)
-            arguments = ["s + t[0]", "s + t[3]", "b + t[1]", *(f"s + t[{handed + k}]" for k in range(len(kind.handed)))]
-            seen = [any(row[4 + k] >= WINDOW for row in rows) for k in range(len(kind.vector_ports))]
-            arguments += [f"at(sim, t[{4 + k}])" if windowed else f"s + t[{4 + k}]" for k, windowed in enumerate(seen)]
-            arguments += [f"b + t[{4 + len(kind.vector_ports) + k}]" for k in range(len(kind.bit_ports))]
-            arguments += [f"b[t[{4 + ports + k}]]" for k in range(len(kind.vector_ports))]
-            arguments += ["active"] if kind.handed else []
-            call = f"{kind.name}({', '.join(arguments)});"
-            if kind.forced:
-                stuck = f"forced_{kind.name}({', '.join([*arguments, 'f', f'f + {len(kind.nets())}'])});"
-                call = f"const V *const f = sim->stuck[t[2]]; if (f) {stuck} else {call}"
             text.append(f"for (int i = 0; i < {len(rows)}; ++i) {{ const int32_t *const t = group{group}[i]; {call} }}")
         elif what == "write":
             text += [line for code in codes for line in code["lines"]]
@@ -143,14 +123,47 @@ def _edge(generator, order: list[Unit], tables: list[str], number: dict[PlacedIn
             text += codes
     # Before the tables of the lines, which it goes with.
     tables.insert(0, _table("windows", windows or [[-1]], 3))
-    return text
+    return text, turns
+
+
+def _grouped(generator, order: list[Unit]) -> list[tuple[tuple[str, str], list[Unit]]]:
+    """Return the units that share a table, those of instances in parts between which memory can be asked for a word each."""
+    # Memory is slow, and has time while the instances compute.
+    step = max(1, len(generator.top.instances) // max(1, len(generator.approaches)))
+    groups = []
+    for key, run in groupby(order, key=lambda unit: (unit.what, _kind_of(generator, unit))):
+        units = list(run)
+        length = step if key[0] == "instance" else len(units)
+        groups += [(key, units[start : start + length]) for start in range(0, len(units), length)]
+    return groups
+
+
+def _calls(codes: list[dict], number: dict[PlacedInstance, int]) -> tuple[list[list[int]], str]:
+    """Return the table of a group of instances of the same kind, and the call for a row ``t`` of it."""
+    kind = codes[0]["kind"]
+    own = [[placed.hot, placed.bits, number[placed], placed.cold] for placed in (code["placed"] for code in codes)]
+    rows = [[*places, *c["ports"], *c["if_changed"], *c["handed"]] for places, c in zip(own, codes, strict=True)]
+    vectors, bits = len(kind.vector_ports), len(kind.bit_ports)
+    first_flag = 4 + vectors + bits
+    first_handed = first_flag + vectors
+    windowed = [any(row[4 + k] >= WINDOW for row in rows) for k in range(vectors)]
+    arguments = ["s + t[0]", "s + t[3]", "b + t[1]", *(f"s + t[{first_handed + k}]" for k in range(len(kind.handed)))]
+    arguments += [f"at(sim, t[{4 + k}])" if moves else f"s + t[{4 + k}]" for k, moves in enumerate(windowed)]
+    arguments += [f"b + t[{4 + vectors + k}]" for k in range(bits)]
+    arguments += [f"b[t[{first_flag + k}]]" for k in range(vectors)]
+    arguments += ["active"] if kind.handed else []
+    call = f"{kind.name}({', '.join(arguments)});"
+    if kind.forced:
+        stuck = f"forced_{kind.name}({', '.join([*arguments, 'f', f'f + {len(kind.nets())}'])});"
+        call = f"const V *const f = sim->stuck[t[2]]; if (f) {stuck} else {call}"
+    return rows, call
 
 
 def _kind_of(generator, unit: Unit) -> str:
     return generator.code[unit]["kind"].name if unit.what == "instance" else ""
 
 
-def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
+def _init(generator, turns: list[str], instances: bool) -> list[str]:
     text = ["static void refresh(Simulation *sim, int i) {", "(void)sim; (void)i;"]
     if instances:
         text += ["V *const s = sim->s + instances[i][0], *const g = sim->s + instances[i][1];", "switch (instances[i][2]) {"]
@@ -178,9 +191,9 @@ def _init(generator, vectors: int, bits: int, instances: bool) -> list[str]:
         "}",
         "static void init(Simulation *sim) {",
         "sim->s[1] = ALL;",
-        f"for (int i = 0; i < {vectors}; ++i) sim->s[initial[i][0]] = ALL;",
-        f"for (int i = 0; i < {bits}; ++i) sim->b[initial_bits[i][0]] = 1;",
-        *generator.rings,
+        f"for (int i = 0; i < {len(generator.init)}; ++i) sim->s[initial[i][0]] = ALL;",
+        f"for (int i = 0; i < {len(generator.bit_init)}; ++i) sim->b[initial_bits[i][0]] = 1;",
+        *turns,
         "for (int i = 0; i < INSTANCES; ++i) refresh(sim, i);",
         "disturb(sim);",
         "}",

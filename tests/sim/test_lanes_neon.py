@@ -1,4 +1,4 @@
-"""The NEON back end on any machine: cross-compiled, run by an emulator of the processor, equal to the native back end of its width."""
+"""The NEON back end on any machine: cross-compiled, run by an emulator of the processor, equal to the native one of its width."""
 
 import shutil
 import subprocess
@@ -29,9 +29,10 @@ int main() {
         }
         sim->b[RESET] = cycle == 0 || cycle == 50;
         lanes_settle(sim);
-        for (auto &port : outputs)
-            for (int bit = 0; bit < port[2]; ++bit)
-                for (int k = 0; k < LANES / 64; ++k) printf("%016llx ", (unsigned long long)((uint64_t *)(sim->s + port[1] + bit))[k]);
+        for (auto &port : outputs) {
+            const uint64_t *const words = (const uint64_t *)(sim->s + port[1]);
+            for (int k = 0; k < port[2] * LANES / 64; ++k) printf("%016llx ", (unsigned long long)words[k]);
+        }
         puts("");
         lanes_edge(sim);
         for (auto &port : inputs) if (port[0]) sim->b[port[3]] = 0;
