@@ -10,16 +10,20 @@ CYCLES = 90
 SUM_BITS = 10
 
 
-def node_wires() -> SimpleNamespace:
-    """Return the ports of a node."""
+def node_wires(begin: int = 0) -> SimpleNamespace:
+    """Return the ports of a node, and what it hands on as data at power-up."""
     shapes = {"op": 2, "data": signed(4), "sum": signed(SUM_BITS), "word": 4}
-    inputs = {name: Signal(shape, name=name) for name, shape in shapes.items()}
-    outputs = {f"{name}_out": Signal(shape, name=f"{name}_out", reset_less=True) for name, shape in shapes.items()}
-    return SimpleNamespace(**inputs, **outputs)
+    inputs = {name: Signal(shape, name=name) for name, shape in (shapes | {"side": 3}).items()}
+    outputs = {name: Signal(shape, name=f"{name}_out", reset_less=True) for name, shape in shapes.items()}
+    outputs["data"] = Signal(shapes["data"], name="data_out", reset_less=True, init=begin)
+    return SimpleNamespace(**inputs, **{f"{name}_out": signal for name, signal in outputs.items()})
 
 
 class Node(Elaboratable):
-    """A processing element: operations and data to the right, sums and words downwards. ``restless`` sums grow by themselves."""
+    """A processing element: operations and data go to the right, sums and words downwards, three bits of a sum also to the right.
+
+    ``restless`` sums grow by themselves.
+    """
 
     def __init__(self, wires: SimpleNamespace, *, restless: bool = False) -> None:
         self._wires = wires
@@ -32,7 +36,7 @@ class Node(Elaboratable):
         op = Signal(2)  # has a reset
         m.d.sync += [op.eq(wires.op), wires.data_out.eq(wires.data)]
         m.d.comb += wires.op_out.eq(op)
-        m.d.sync += wires.sum_out.eq(wires.sum + wires.data_out * active + int(self._restless))
+        m.d.sync += wires.sum_out.eq(wires.sum + wires.data_out * active + wires.side + int(self._restless))
         with m.If(wires.op[0]):
             m.d.sync += [wires.word_out.eq(held), held.eq(wires.word)]
         with m.Elif(wires.op[1]):
@@ -53,22 +57,24 @@ class Grid(Elaboratable):
         See ``Node``.
     first : int
         What the top row adds to.
+    begin : int
+        See ``node_wires``.
     """
 
-    def __init__(self, seed: int, *, straight: bool = False, restless: bool = False, first: int = 0) -> None:
+    def __init__(self, seed: int, *, straight: bool = False, restless: bool = False, first: int = 0, begin: int = 0) -> None:
         self._random = random.Random(seed)
         self.rows, self.cols = self._random.randrange(1, 5), self._random.randrange(2, 5)
-        self._straight, self._restless, self._first = straight, restless, first
+        self._straight, self._restless, self._first, self._begin = straight, restless, first, begin
         self.domain = ClockDomain("sync")
         self.varying = {f"data{r}": Signal(signed(4), name=f"data{r}") for r in range(self.rows)}
         self.varying |= {f"word{c}": Signal(4, name=f"word{c}") for c in range(self.cols)}
         self.inputs = {**self.varying, "op": Signal(2, name="op"), "rst": self.domain.rst}
-        shapes = {"total": signed(SUM_BITS + 2), "word": 4, "shown": signed(SUM_BITS)}
+        shapes = {"total": signed(SUM_BITS + 2), "word": 4, "shown": signed(SUM_BITS), "late": 4}
         self.outputs = [Signal(shape, name=f"out_{name}{c}") for c in range(self.cols) for name, shape in shapes.items()]
         self.ports = {"clk": self.domain.clk, **self.inputs, **{output.name: output for output in self.outputs}}
 
     def node(self) -> tuple[Node, dict]:
-        wires = node_wires()
+        wires = node_wires(self._begin)
         return Node(wires, restless=self._restless), vars(wires)
 
     def _delayed(self, m: Module, name: str, value, cycles: int, *, plain: bool = False):
@@ -85,16 +91,18 @@ class Grid(Elaboratable):
         sums = [self._first] * self.cols
         op = self.inputs["op"]
         for r in range(self.rows):
-            operation, data = op, self._delayed(m, f"data{r}", self.inputs[f"data{r}"], r)
+            operation, data, side = op, self._delayed(m, f"data{r}", self.inputs[f"data{r}"], r), 0
             for c in range(self.cols):
-                wires = node_wires()
+                wires = node_wires(self._begin)
                 m.d.comb += [wires.op.eq(operation), wires.data.eq(data), wires.sum.eq(sums[c]), wires.word.eq(words[c])]
+                m.d.comb += wires.side.eq(side)
                 if platform is None:
                     m.submodules[f"node{r}_{c}"] = Node(wires, restless=self._restless)
                 else:
                     ports = {f"{'o' if name.endswith('_out') else 'i'}_{name}": signal for name, signal in vars(wires).items()}
                     m.submodules[f"node{r}_{c}"] = Instance("node", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
                 operation, data, sums[c], words[c] = wires.op_out, wires.data_out, wires.sum_out, wires.word_out
+                side = wires.sum_out[2:5]
             op = self._delayed(m, f"op{r}", op, 1)
         outputs = iter(self.outputs)
         for c in range(self.cols):
@@ -103,7 +111,10 @@ class Grid(Elaboratable):
             column = self._delayed(m, f"sum{c}", sums[c], late, plain=True)
             m.d.sync += total.eq(Mux(self.inputs["op"][0], 0, total) + column)
             word = self._delayed(m, f"scan{c}", words[c], late, plain=True)
-            m.d.comb += [next(outputs).eq(total), next(outputs).eq(word ^ 5), next(outputs).eq(column)]
+            # A delay line of which a reset clears the end alone.
+            last = Signal(4, name=f"last{c}")
+            m.d.sync += last.eq(self._delayed(m, f"late{c}", word, 3, plain=True))
+            m.d.comb += [next(outputs).eq(value) for value in (total, word ^ 5, column, last)]
         return m
 
 

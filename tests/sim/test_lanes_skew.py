@@ -54,6 +54,7 @@ def test_every_back_end_skews_alike(backend):
         ({"straight": True}, "nothing behind the columns makes up for their lag"),
         ({"restless": True}, "sums grow while zeros come in"),
         ({"first": 1}, "a constant comes in before the first cycle"),
+        ({"begin": 3}, "not all begins as zeros"),
     ],
 )
 @pytest.mark.parametrize("seed", [1, 2])
