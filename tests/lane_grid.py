@@ -12,7 +12,7 @@ SUM_BITS = 10
 
 def node_wires(begin: int = 0) -> SimpleNamespace:
     """Return the ports of a node, and what it hands on as data at power-up."""
-    shapes = {"op": 2, "data": signed(4), "sum": signed(SUM_BITS), "word": 4}
+    shapes = {"op": 3, "data": signed(4), "sum": signed(SUM_BITS), "word": 4}
     inputs = {name: Signal(shape, name=name) for name, shape in (shapes | {"side": 3}).items()}
     outputs = {name: Signal(shape, name=f"{name}_out", reset_less=True) for name, shape in shapes.items()}
     outputs["data"] = Signal(shapes["data"], name="data_out", reset_less=True, init=begin)
@@ -33,14 +33,14 @@ class Node(Elaboratable):
         wires = self._wires
         m = Module()
         held, active = Signal(4, reset_less=True), Signal(signed(4), reset_less=True)
-        op = Signal(2)  # has a reset
+        op = Signal(3)  # has a reset
         m.d.sync += [op.eq(wires.op), wires.data_out.eq(wires.data)]
         m.d.comb += wires.op_out.eq(op)
         m.d.sync += wires.sum_out.eq(wires.sum + wires.data_out * active + wires.side + int(self._restless))
         with m.If(wires.op[0]):
             m.d.sync += [wires.word_out.eq(held), held.eq(wires.word)]
         with m.Elif(wires.op[1]):
-            m.d.sync += [active.eq(held), held.eq(active)]
+            m.d.sync += [active.eq(held ^ wires.op[2]), held.eq(active)]
         return m
 
 
@@ -68,9 +68,10 @@ class Grid(Elaboratable):
         self.domain = ClockDomain("sync")
         self.varying = {f"data{r}": Signal(signed(4), name=f"data{r}") for r in range(self.rows)}
         self.varying |= {f"word{c}": Signal(4, name=f"word{c}") for c in range(self.cols)}
-        self.inputs = {**self.varying, "op": Signal(2, name="op"), "rst": self.domain.rst}
+        self.inputs = {**self.varying, "op": Signal(3, name="op"), "rst": self.domain.rst}
         shapes = {"total": signed(SUM_BITS + 2), "word": 4, "shown": signed(SUM_BITS), "late": 4}
         self.outputs = [Signal(shape, name=f"out_{name}{c}") for c in range(self.cols) for name, shape in shapes.items()]
+        self.outputs.append(Signal(3, name="out_op"))
         self.ports = {"clk": self.domain.clk, **self.inputs, **{output.name: output for output in self.outputs}}
 
     def node(self) -> tuple[Node, dict]:
@@ -104,6 +105,7 @@ class Grid(Elaboratable):
                 operation, data, sums[c], words[c] = wires.op_out, wires.data_out, wires.sum_out, wires.word_out
                 side = wires.sum_out[2:5]
             op = self._delayed(m, f"op{r}", op, 1)
+        m.d.comb += self.outputs[-1].eq(operation)
         outputs = iter(self.outputs)
         for c in range(self.cols):
             late = 0 if self._straight else self.cols - 1 - c
@@ -125,6 +127,6 @@ def stimulus(grid: Grid, lanes: int, seed: int) -> list[dict]:
     for cycle in range(CYCLES):
         busy = 0.8 if cycle % 45 < 30 else 0.03
         new = {name: rng.integers(0, 16, lanes, dtype=np.uint64) for name in grid.varying if rng.random() < busy}
-        new["op"] = int(rng.integers(0, 4)) if rng.random() < busy else 0
+        new["op"] = int(rng.integers(0, 8)) if rng.random() < busy else 0
         cycles.append(new | {"rst": int(cycle in (0, 24, 70))})
     return cycles
