@@ -238,6 +238,22 @@ def test_program_that_does_not_end_is_refused():
         LanesModel(CONFIG, lanes=1).run(program, max_cycles=20)
 
 
+@pytest.mark.parametrize("cycles", [13, 21, 34, 61])
+def test_reset_while_much_is_under_way_equals_verilator(cycles):
+    program = random_program(CONFIG, 2, 6)
+    models = [LanesModel(CONFIG, lanes=2), *(VerilatedModel(CONFIG) for _ in range(2))]
+    runs = []
+    for model, given in zip(models, (program, of_lane(program, 0), of_lane(program, 1)), strict=True):
+        with pytest.raises(SimulationError, match=f"within {cycles} cycles"):
+            model.run(given, max_cycles=cycles)
+        model.reset()
+        runs.append(model.run(given, max_cycles=2000))
+    for lane, reference in enumerate(runs[1:]):
+        assert runs[0].clock_cycles == reference.clock_cycles
+        for stream in STREAMS:
+            np.testing.assert_array_equal(getattr(runs[0], stream)[lane], getattr(reference, stream))
+
+
 def test_cover_computes_the_same_function():
     graph = Graph()
     inputs = [graph.source(("input", "x", k)) for k in range(8)]
