@@ -1,5 +1,6 @@
 // What every generated simulation needs. LANES is the number of bits of a vector: 512, 256, 128 or 64.
-// Before this: enum { VECTORS, BITS, LINES, INSTANCES }, enum { WINDOWS, WINDOW, MOST_VECTORS }. After it: settle, edge, init, refresh, disturb, nets_of.
+// Before this: enum { VECTORS, BITS, LINES, INSTANCES }, enum { WINDOWS, WINDOW, MOST_VECTORS }. After it: settle, edge, init, refresh,
+// disturb, nets_of.
 
 #include <cstdint>
 #include <cstdlib>
@@ -40,9 +41,9 @@ struct Simulation {
     int32_t *position;  // of each delay line
     History *history;   // of each delay line: whether its source may have changed before the last edge (bit 0), the one before, ..
     int32_t *where;     // of each window: the place that is seen in it
-    uint64_t random;
 };
 
+// Eight bytes, the first of them lowest.
 [[maybe_unused]] static inline uint64_t word(const uint8_t *bytes) {
     uint64_t value;
     memcpy(&value, bytes, 8);
@@ -57,12 +58,12 @@ static void disturb(Simulation *);  // all state may have changed
 static int nets_of(int);
 
 // A copy of whole vectors: a word of a memory or of a register is too short for the string instructions that memcpy takes for it.
-template <typename T>
-static inline void move(T *__restrict to, const T *__restrict from, size_t count) {
+static inline void move(V *__restrict to, const V *__restrict from, size_t count) {
 #pragma GCC unroll 8
     for (size_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
+// A place, or what is seen in a window.
 [[maybe_unused]] static inline V *at(const Simulation *sim, int32_t place) {
     return sim->s + (place < WINDOW ? place : sim->where[(place - WINDOW) / MOST_VECTORS] + place % MOST_VECTORS);
 }
