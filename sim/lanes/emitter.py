@@ -121,14 +121,19 @@ class Emitter:
             return None
         x, y, z = graph.args[node]
         for one, other, third in ((x, y, z), (x, z, y), (y, z, x)):
-            if (half := graph.known_xor(one, other)) is not None:
+            if (half := self._half_sum(one, other)) is not None:
                 return half, one, third
             for inverted, plain in ((one, other), (other, one)):
                 if graph.op[inverted] != "not" or not self.varying(inverted):
                     continue
-                if (half := graph.known_xor(graph.args[inverted][0], plain)) is not None:
+                if (half := self._half_sum(graph.args[inverted][0], plain)) is not None:
                     return half, third, plain
         return None
+
+    def _half_sum(self, one: int, other: int) -> int | None:
+        """Return the exclusive or of two nodes, if there is one and it differs between lanes: a cluster has no gates of scalars."""
+        half = self.graph.known_xor(one, other)
+        return half if half is not None and self.varying(half) else None
 
     def _expression(self, node: int, vector: bool) -> str:
         if node in self._covered:

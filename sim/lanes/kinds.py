@@ -42,8 +42,8 @@ class Kind:
     forced : bool
         Generate ``forced_<name>`` too, in which every net that varies can be stuck.
     handed : sequence of str
-        Outputs (``can_hand_on``) that are kept where the caller wants and computed when the caller says so (``triggers``), for they
-        may be gone as soon as other instances have read them.
+        Outputs (``can_hand_on``) that are kept where the caller wants and computed when the caller says so (``triggers``): they may be
+        gone as soon as other instances have read them.
 
     Raises
     ------
@@ -396,7 +396,6 @@ class Kind:
     def _groups(self) -> list[list[_Update]]:
         """Return the registers of vectors, readers before what they read; those that read each other in a circle together."""
         updates = [update for update in self.updates if self.varying.any(update.register.q)]
-        reads = [
-            {j for j, other in enumerate(updates) if j != i and self._reads(update, other)} for i, update in enumerate(updates)
-        ]
+        numbered = list(enumerate(updates))
+        reads = [{j for j, other in numbered if j != i and self._reads(update, other)} for i, update in numbered]
         return [[updates[index] for index in circle] for circle in readers_first(reads)]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
 from lane_bench import in_lane, in_lanes, simulated
 
 from sim.lanes import backend as backends
@@ -106,3 +106,33 @@ def test_held_inputs_equal_amaranth(backend):
         plain = Chain()
         mine = [[in_lane(value, lane) for value in outputs] for outputs in seen]
         assert mine == simulated(plain, plain.inputs, plain.outputs.values(), cycles, lane)
+
+
+class Compared(Elaboratable):
+    """A comparison whose carry meets a half sum of what is the same in all lanes."""
+
+    def __init__(self) -> None:
+        self.domain = ClockDomain("sync")
+        self.inputs = {name: Signal(width, name=name) for name, width in (("varied", 3), ("same", 1), ("limit", 4))}
+        self.outputs = [Signal(name="less"), Signal(name="half")]
+        self.ports = {"clk": self.domain.clk, "rst": self.domain.rst, **self.inputs, **{o.name: o for o in self.outputs}}
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains += self.domain
+        varied, same, limit = self.inputs.values()
+        m.d.sync += self.outputs[0].eq(Cat(same, varied) < limit)
+        m.d.comb += self.outputs[1].eq(limit[1] ^ (~same & limit[0]))
+        return m
+
+
+@pytest.mark.parametrize("backend", backends.available())
+def test_half_sum_of_scalars_equals_amaranth(backend):
+    module, plain = Compared(), Compared()
+    design = compile_design(module, module.ports, varying_inputs={"varied"}, backend=backend)
+    rng = np.random.default_rng(4)
+    varied = rng.integers(0, 8, (40, design.lanes), dtype=np.uint64)
+    cycles = [{"varied": new, "same": int(rng.integers(2)), "limit": int(rng.integers(16))} for new in varied]
+    seen = in_lanes(design, module.outputs, cycles)
+    mine = [[in_lane(value, 1) for value in outputs] for outputs in seen]
+    assert mine == simulated(plain, plain.inputs, plain.outputs, cycles, 1)
