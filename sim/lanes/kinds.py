@@ -42,8 +42,7 @@ class Kind:
     forced : bool
         Generate ``forced_<name>`` too, in which every net that varies can be stuck.
     handed : sequence of str
-        Outputs (``can_hand_on``) that are kept where the caller wants and computed when the caller says so (``triggers``): they may be
-        gone as soon as other instances have read them.
+        Outputs (``can_hand_on``) that are kept where the caller wants, perhaps only until others have read them; see ``triggers``.
 
     Raises
     ------
@@ -127,7 +126,7 @@ class Kind:
         return read.isdisjoint(nodes) and not set(nodes).intersection(others)
 
     def triggers(self) -> list[int | str]:
-        """Return the flags, and the ports, of which one has changed if what is handed on may have."""
+        """Return the flags and ports of which one has changed if what is handed on may have: the caller has all computed then."""
         updates = [update for update in self.updates if update.register.q[0] in self._handed_at]
         found = {change for update in updates for change in self._may_change(update).split(" | ")}
         return [int(change[1:]) if change[1:].isdigit() else change.removeprefix("c_") for change in sorted(found)]
