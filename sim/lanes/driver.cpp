@@ -65,6 +65,9 @@ struct Source {
 
     ~Source() { free(ahead); }
 
+    // How many of what lies so far apart share a line of the memory; a stride may be 0, where all are the same, or negative.
+    static uint64_t per_line(int64_t stride) { return stride > 0 && stride < 64 ? 64 / stride : 1; }
+
     void put(V *port, uint64_t beat) {
         if (!lane_stride) {
             const uint8_t *const bits = data + beat * beat_stride;
@@ -80,11 +83,10 @@ struct Source {
             for (uint64_t next = ready_from; next < ready_to; ++next)
                 to_lanes(data + next * beat_stride, lane_stride, bytes, lanes, ahead + (next - ready_from) * size);
         }
-        if (beat + AHEAD < end && !(beat * beat_stride % 64 / beat_stride)) {
+        if (beat + AHEAD < end && beat % per_line(beat_stride) == 0) {
             // What will be transposed after this: of each line of the memory once.
-            const uint64_t step = lane_stride < 64 ? 64 / lane_stride : 1;
             const uint8_t *const later = data + (beat + AHEAD) * beat_stride;
-            for (uint64_t lane = 0; lane < lanes; lane += step) __builtin_prefetch(later + lane * lane_stride, 0, 2);
+            for (uint64_t lane = 0; lane < lanes; lane += per_line(lane_stride)) __builtin_prefetch(later + lane * lane_stride, 0, 2);
         }
         move(port, ahead + (beat - ready_from) * size, size);
     }
@@ -92,7 +94,7 @@ struct Source {
 
 // The beats of an output stream. They leave a few at a time: each lane's are far from the others', and memory is written in longer runs.
 struct Sink {
-    enum { TOGETHER = 1 };
+    enum { TOGETHER = 16 };
     uint8_t *data;
     int64_t lane_stride;
     uint64_t lanes, count = 0;

@@ -238,6 +238,26 @@ def test_program_that_does_not_end_is_refused():
         LanesModel(CONFIG, lanes=1).run(program, max_cycles=20)
 
 
+def test_beats_of_any_stride_are_those_of_their_copy():
+    lanes, vectors = 5, 60
+    commands = command_beats(
+        vectors=np.array([vectors]), rows=CONFIG.rows, cols=CONFIG.cols, first=np.array([1]), last=np.array([1])
+    )
+    rng = np.random.default_rng(1)
+    given = rng.integers(0, 256, (lanes, 2 * vectors, 2 * CONFIG.rows), dtype=np.uint8)
+    weights = rng.integers(0, 256, (lanes, CONFIG.rows, 2 * CONFIG.cols), dtype=np.uint8)
+    faults = np.zeros((0, 2 * CONFIG.cols), np.uint8)
+    part = given[:, :vectors, : CONFIG.rows]
+    for activations in (np.broadcast_to(part[:, :1], part.shape), given[:, ::2, : CONFIG.rows], part[::-1], part[:, ::-1]):
+        runs = [
+            LanesModel(CONFIG, lanes=lanes).run(
+                LaneProgram(commands, weights, beats, faults, results=vectors, readback=0, signatures=0), max_cycles=1000
+            )
+            for beats in (activations, np.ascontiguousarray(activations))
+        ]
+        np.testing.assert_array_equal(runs[0].results, runs[1].results)
+
+
 @pytest.mark.parametrize("cycles", [13, 21, 34, 61])
 def test_reset_while_much_is_under_way_equals_verilator(cycles):
     program = random_program(CONFIG, 2, 6)
