@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from sim.lanes.gates import ONE, ZERO
@@ -13,7 +13,7 @@ from sim.lanes.plan import Varying
 
 __all__ = ["Line", "find_lines", "split_registers"]
 
-#: Stages of a line of vectors: of each it is remembered whether it may have changed.
+#: Stages of a line of vectors: of each it is remembered in a bit (``History`` of runtime.h) whether it may have changed.
 MOST_STAGES = 128
 
 
@@ -23,10 +23,6 @@ class Line:
 
     registers: list[Register]
     seen: list[int]
-
-    def windows(self) -> list[tuple[int, list[int]]]:
-        """Return the stages that others read, and the nodes of each."""
-        return [(stage, self.registers[stage].q) for stage in self.seen]
 
 
 def split_registers(top: Netlist, varying: Varying) -> None:
@@ -60,26 +56,7 @@ def find_lines(top: Netlist, varying: Varying) -> tuple[list[Line], list[Registe
 
     A line of vectors can be read at any stage, one of scalars only at its end.
     """
-    uses: dict[int, int] = {}
-
-    def use(nodes) -> None:
-        for node in nodes:
-            uses[node] = uses.get(node, 0) + 1
-
-    for node in top.graph.gates():
-        use(top.graph.operands(node))
-    for register in top.registers:
-        use((*register.d, register.enable, register.reset))
-    for memory in top.memories:
-        for port in memory.reads:
-            use((*port.address, port.enable, port.reset))
-        for port in memory.writes:
-            use((*port.address, *port.data, *port.enable))
-    for instance in top.instances:
-        for nodes in instance.inputs.values():
-            use(nodes)
-    for nodes in top.outputs.values():
-        use(nodes)
+    uses = Counter(top.uses())
 
     def delays(register: Register) -> bool:
         plain = register.reset == ZERO or not any(register.reset_value)
@@ -110,7 +87,7 @@ def find_lines(top: Netlist, varying: Varying) -> tuple[list[Line], list[Registe
 
     def seen(line: list[Register]) -> list[int]:
         last = len(line) - 1
-        return [stage for stage, register in enumerate(line) if any(uses.get(q, 0) > (stage < last) for q in register.q)]
+        return [stage for stage, register in enumerate(line) if any(uses[q] > (stage < last) for q in register.q)]
 
     return [Line(line, seen(line)) for line in lines], [register for register in top.registers if register not in taken]
 

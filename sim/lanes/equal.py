@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from sim.lanes.hierarchy import ones_at_power_up
+
 __all__ = ["REGISTERS", "merge_equal"]
 
 REGISTERS = {"$dff", "$dffe", "$sdff", "$sdffe", "$sdffce"}
@@ -129,11 +131,7 @@ class _Equal:
         self.shared = shared
         self.same: dict[Bit, Bit] = dict(UNDEFINED)
         self.seen: dict[str, Seen] = {}
-        self._init: dict[Bit, str] = {}
-        for net in source["netnames"].values():
-            if "init" in net["attributes"]:
-                value = net["attributes"]["init"][::-1]
-                self._init.update((bit, digit) for bit, digit in zip(net["bits"], value, strict=False) if digit == "1")
+        self._ones = ones_at_power_up(source)
         #: The nets for which a net or a constant stands.
         self._members: dict[Bit, list[Bit]] = {}
         #: Words whose range is known, by their first bit.
@@ -235,7 +233,7 @@ class _Equal:
 
     def _through_register(self, cell: dict) -> None:
         q, d = cell["connections"]["Q"], cell["connections"]["D"]
-        init, resets = [self._init.get(bit, "0") for bit in q], _reset_values(cell)
+        init, resets = ["1" if bit in self._ones else "0" for bit in q], _reset_values(cell)
         first: dict[tuple, Bit] = {}
         for bit, *taken in zip(q, self.word(d), init, resets, strict=True):
             self.unite(bit, first.setdefault(tuple(taken), bit))

@@ -76,7 +76,6 @@ def _clears(register: Register) -> bool:
 class _Generator:
     def __init__(self, top: Netlist, varying_inputs: set[str], shared: dict[str, Netlist], forced: frozenset[str]) -> None:
         self.top = top
-        self.shared = shared
         self.forced = forced
         varying = find_varying(top, shared, varying_inputs, forced=set(forced))
         self.varying = varying[TOP]
@@ -127,7 +126,8 @@ class _Generator:
             owner_of[line] = owner = self.new_owner()
             last = line.registers[-1].q
             if self.varying.any(last):
-                window_of[line] = [(stage, layout.window(q, owner), layout.flag(q)) for stage, q in line.windows()]
+                stages = [(stage, line.registers[stage].q) for stage in line.seen]
+                window_of[line] = [(stage, layout.window(q, owner), layout.flag(q)) for stage, q in stages]
             else:
                 layout.home(last, owner)
         for register in plain:
@@ -164,9 +164,9 @@ class _Generator:
 
     def _place_asynchronous(self, index: int, memory: Memory) -> None:
         vector = self._varies(memory)
-        self.memory_at[index] = (self.layout.allocate if vector else self.layout.allocate_bits)(
-            memory.width * (memory.depth + vector)
-        )
+        # A word more of vectors: else the same words of several memories would compete for the same lines of the caches.
+        allocate, words = (self.layout.allocate, memory.depth + 1) if vector else (self.layout.allocate_bits, memory.depth)
+        self.memory_at[index] = allocate(memory.width * words)
         values = [memory.init >> k & 1 for k in range(memory.width * memory.depth)] if memory.init else []
         self.initialise(self.memory_at[index], values, vector=vector)
         for word in memory.asynchronous:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import chain, count
 
-__all__ = ["flatten"]
+__all__ = ["flatten", "ones_at_power_up"]
 
 
 def flatten(modules: dict[str, dict], top: str, apart: Collection[str]) -> dict:
@@ -25,6 +25,15 @@ def flatten(modules: dict[str, dict], top: str, apart: Collection[str]) -> dict:
     local = {bit: next(flat.numbers) for bit in _bits(port["bits"] for port in ports.values())}
     flat.add(top, "", local)
     return flat.module(ports, local)
+
+
+def ones_at_power_up(module: dict) -> set[int]:
+    """Return the nets of a module, in the form of Yosys' JSON, that begin as 1."""
+    ones = set()
+    for net in module["netnames"].values():
+        if "init" in net["attributes"]:
+            ones.update(bit for bit, digit in zip(net["bits"], net["attributes"]["init"][::-1], strict=False) if digit == "1")
+    return ones
 
 
 def _bits(words: Iterable[list]) -> set[int]:

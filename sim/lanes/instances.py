@@ -104,8 +104,8 @@ class Instances:
         place = layout.allocate(len(nodes)) if lasting else layout.passing(len(nodes))
         placed.handed.append(place)
         flag = placed.bits + placed.kind.flag_at[placed.kind.netlist.outputs[port][0]]
-        for index, node in enumerate(nodes):
-            layout.vector[node], layout.owner[node], layout.changed[node] = place + index, placed.owner, flag
+        layout.put(nodes, place, placed.owner)
+        layout.changed.update(dict.fromkeys(nodes, flag))
 
     def add_units(self) -> None:
         """Add the units that renew the instances."""
@@ -120,7 +120,7 @@ class Instances:
     def _unit(self, placed: PlacedInstance, earlier: set[int]) -> Unit:
         """``earlier`` are the owners whose new state the instance reads."""
         layout, kind, inputs = self._layout, placed.kind, placed.instance.inputs
-        code = {"kind": kind, "placed": placed, "ports": [], "if_changed": [], "handed": placed.handed}
+        code = {"placed": placed, "ports": [], "if_changed": []}
 
         def follows(port: str) -> bool:
             return any(layout.owner.get(node) in earlier for node in inputs[port])
@@ -139,11 +139,12 @@ class Instances:
             return sorted(widths, key=widths.__getitem__)
 
         unit = self._generator.unit("instance", placed.owner, wire(own=False), code, lambda: wire(own=True))
-        for trigger in kind.triggers():
+        triggers = kind.triggers()
+        if triggers is None:
+            self.triggers.add(layout.always)
+        for trigger in triggers or ():
             if isinstance(trigger, int):
                 self.triggers.add(placed.bits + trigger)
-            elif trigger not in kind.vector_ports:
-                self.triggers.add(layout.always)
             elif not follows(trigger):
                 self.triggers.add(code["if_changed"][kind.vector_ports.index(trigger)])
         return unit
@@ -159,20 +160,20 @@ class Instances:
     def place_handed(self, codes: list[dict]) -> None:
         """Give what is handed on a place from when it is made to when it is read for the last time; ``codes`` in their order."""
 
-        def split(place: int) -> tuple[int, int]:
-            index = (place - PASSING) % MOST_VECTORS
-            return place - index, index
+        def start(place: int) -> int:
+            return place - (place - PASSING) % MOST_VECTORS
 
-        last = {split(place)[0]: turn for turn, code in enumerate(codes) for place in code["ports"] if place >= PASSING}
+        last = {start(place): turn for turn, code in enumerate(codes) for place in code["ports"] if place >= PASSING}
         free: dict[int, list[int]] = {}
         real: dict[int, int] = {}
         for turn, code in enumerate(codes):
-            for place in code["handed"]:
+            placed = code["placed"]
+            for place in placed.handed:
                 if place >= PASSING:
                     width = self._layout.width_passing(place)
                     real[place] = free[width].pop() if free.get(width) else self._layout.allocate(width)
-            code["handed"] = [real.get(place, place) for place in code["handed"]]
-            read = [split(place) for place in code["ports"] if place >= PASSING]
-            code["ports"] = [real[split(place)[0]] + split(place)[1] if place >= PASSING else place for place in code["ports"]]
-            for place in {place for place, _ in read if last[place] == turn}:
+            placed.handed = [real.get(place, place) for place in placed.handed]
+            read = {start(place) for place in code["ports"] if place >= PASSING}
+            code["ports"] = [real[start(place)] + place - start(place) if place >= PASSING else place for place in code["ports"]]
+            for place in {place for place in read if last[place] == turn}:
                 free.setdefault(self._layout.width_passing(place), []).append(real[place])

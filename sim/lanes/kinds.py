@@ -125,11 +125,13 @@ class Kind:
         others = [node for other, word in self.netlist.outputs.items() if other != port for node in word]
         return read.isdisjoint(nodes) and not set(nodes).intersection(others)
 
-    def triggers(self) -> list[int | str]:
-        """Return the flags and ports of which one has changed if what is handed on may have: the caller has all computed then."""
-        updates = [update for update in self.updates if update.register.q[0] in self._handed_at]
-        found = {change for update in updates for change in self._may_change(update).split(" | ")}
-        return [int(change[1:]) if change[1:].isdigit() else change.removeprefix("c_") for change in sorted(found)]
+    def triggers(self) -> set[int | str] | None:
+        """Return the flags and ports of which one has changed if what is handed on may have: the caller has all computed then.
+
+        None stands for always.
+        """
+        handed = [self._changes(update) for update in self.updates if update.register.q[0] in self._handed_at]
+        return None if None in handed else set().union(*handed)
 
     def nets(self) -> list[int]:
         """Return the nodes that can be stuck, in the order of their masks."""
@@ -248,20 +250,25 @@ class Kind:
         when: dict[int, str] = {}
         stores: list[str] = []
         opening: list[str] = []
+        loaded: set[int] = set()
+
+        def announce(groups: list[list[_Update]]) -> None:
+            for group in groups:
+                for update in group:
+                    when[id(update)] = self._when(update, emitter, stores, alone=len(group) == 1)
+                    stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
+
         rare = self._rare(groups)
         if rare is not None:
             # Most of the time nothing changes but what does so in every cycle.
             first = [group for group in groups if {id(update) for update in group} <= free]
             groups = groups[len(first) :]
-            for group in first:
-                for update in group:
-                    when[id(update)] = self._when(update, None, stores, alone=len(group) == 1)
-                    stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
-            needed = sorted({int(flag) for flag in re.findall(r"\bc(\d+)\b", " ".join(when.values()))})
-            opening = [f"const uint8_t c{flag} = b[{flag}];" for flag in needed]
-            opening += self._blocks([first], self._emitter(force, ternary, kept=True), when)
+            emitter = self._emitter(force, ternary, kept=True)
+            announce(first)
+            loaded = {int(flag) for flag in re.findall(r"\bc(\d+)\b", " ".join(when.values()))}
+            opening = [f"const uint8_t c{flag} = b[{flag}];" for flag in sorted(loaded)]
+            opening += self._blocks([first], emitter, when)
             opening += [f"if (!({rare})) {{", *stores, "return;", "}"]
-        loaded = set(opening)
         emitter = self._emitter(force, ternary, kept=True)
         body = emitter.lines
         for update in self.updates:
@@ -269,11 +276,8 @@ class Kind:
                 for q, value in zip(update.register.q, update.values, strict=True):
                     stores.append(f"b[{self.bit_at[q]}] = {emitter.scalar(value)};")
         # The flags as the last edge has left them.
-        body += [load for flag in self.flags if (load := f"const uint8_t c{flag} = b[{flag}];") not in loaded]
-        for group in groups:
-            for update in group:
-                when[id(update)] = self._when(update, emitter, stores, alone=len(group) == 1)
-                stores.append(f"b[{self.flag_at[update.register.q[0]]}] = {when[id(update)]};")
+        body += [f"const uint8_t c{flag} = b[{flag}];" for flag in self.flags if flag not in loaded]
+        announce(groups)
         parts = []
         for always, run in itertools.groupby(groups, key=lambda group: {id(update) for update in group} <= free):
             members = list(run)
@@ -314,11 +318,11 @@ class Kind:
         guarded = [update for update in updates if update.guard != ONE]
         goals = [value for update in self.updates if not self.varying.any(update.register.q) for value in update.values]
         goals += [update.guard for update in guarded]
-        # A register of which it is not followed whether what it reads has changed ("1") has no flag for that.
-        changes = set(itertools.chain.from_iterable(self._may_change(update).split(" | ") for update in guarded)) - {"1"}
+        # A register of which it is not followed whether what it reads has changed has no flag for that.
+        changes = set().union(*(self._changes(update) or () for update in guarded))
         own = {self.flag_at[update.register.q[0]] for update in guarded}
-        ports = {change for change in changes if change.startswith("c_")}
-        if any(graph.evaluate(goals)) or not {int(change[1:]) for change in changes - ports} <= own:
+        ports = {change for change in changes if isinstance(change, str)}
+        if any(graph.evaluate(goals)) or not changes - ports <= own:
             return None
         sources = [self._load(node, kept=True) for node in sorted(self._cone(goals)) if graph.op[node] == "src"]
         own |= set(self.bit_at.values())
@@ -326,7 +330,9 @@ class Kind:
         for place in own:
             masks[place // 8 * 8] = masks.get(place // 8 * 8, 0) | 0xFF << place % 8 * 8
         words = [f"(word(b + {start}) & {mask:#x})" for start, mask in sorted(masks.items())]
-        return " | ".join([*words, *(source for source in sources if not source.startswith("b[")), *sorted(ports)])
+        return " | ".join(
+            [*words, *(source for source in sources if not source.startswith("b[")), *(f"c_{port}" for port in sorted(ports))]
+        )
 
     def _when(self, update: _Update, emitter: Emitter, stores: list[str], *, alone: bool) -> str:
         """Return the C expression of whether a register is renewed; add what becomes of the flag that this needs."""
@@ -346,18 +352,20 @@ class Kind:
         stores.append(f"b[{flag}] = waiting{flag} & ({guard} ^ 1);")
         return f"renewed{flag}"
 
+    def _changes(self, update: _Update) -> set[int | str] | None:
+        """Return the flags and ports that tell whether the last edge may have changed something that a register reads.
+
+        None if that is not followed.
+        """
+        sources = self._sources(update)
+        if not sources or any(node not in self.flag_at and not self.varying(node) for node in sources):
+            return None
+        return {self.flag_at[node] if node in self.flag_at else self.netlist.graph.args[node][1] for node in sources}
+
     def _may_change(self, update: _Update) -> str:
-        """Return the C expression of whether the last edge may have changed something that a register reads."""
-        graph = self.netlist.graph
-        flags = set()
-        for node in self._sources(update):
-            if node in self.flag_at:
-                flags.add(f"c{self.flag_at[node]}")
-            elif not self.varying(node):
-                return "1"
-            else:
-                flags.add(f"c_{graph.args[node][1]}")
-        return " | ".join(sorted(flags)) or "1"
+        """Return the C expression of that."""
+        changes = self._changes(update)
+        return "1" if changes is None else " | ".join(sorted(f"c{'_' * isinstance(change, str)}{change}" for change in changes))
 
     def _store(self, emitter: Emitter, group: list[_Update], lines: list[str], when: dict[int, str]) -> None:
         """Emit the new values of registers that read each other: all are computed before the first is written."""

@@ -74,20 +74,21 @@ class Layout:
 
     def home(self, nodes: list[int], owner: int | None = None) -> int:
         """Give nodes that hold state adjacent places, as vectors or scalars by what they are."""
-        nodes_vary = self.varying.any(nodes)
-        start = self.allocate(len(nodes)) if nodes_vary else self.allocate_bits(len(nodes))
+        start = self.allocate(len(nodes)) if self.varying.any(nodes) else self.allocate_bits(len(nodes))
+        self.put(nodes, start, owner)
+        return start
+
+    def put(self, nodes: list[int], start: int, owner: int | None = None) -> None:
+        """Say that nodes that hold state are in adjacent places, of vectors or scalars by what they are."""
+        places = self.vector if self.varying.any(nodes) else self.bit
         for index, node in enumerate(nodes):
-            (self.vector if nodes_vary else self.bit)[node] = start + index
+            places[node] = start + index
             if owner is not None:
                 self.owner[node] = owner
-        return start
 
     def window(self, nodes: list[int], owner: int) -> int:
         """Give nodes that hold state a window, and return its number."""
-        start = WINDOW + self.windows * MOST_VECTORS
-        for index, node in enumerate(nodes):
-            self.vector[node] = start + index
-            self.owner[node] = owner
+        self.put(nodes, WINDOW + self.windows * MOST_VECTORS, owner)
         self.windows += 1
         return self.windows - 1
 

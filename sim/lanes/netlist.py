@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sim.lanes.equal import REGISTERS
 from sim.lanes.gates import BITWISE, ONE, ZERO, Graph, UnsupportedDesign, blast
+from sim.lanes.hierarchy import ones_at_power_up
 
 __all__ = ["Instance", "Memory", "Netlist", "ReadPort", "Register", "WritePort", "read_netlist"]
 
@@ -85,6 +88,18 @@ class Netlist:
     instances: list[Instance]
     names: dict[int, str]
 
+    def uses(self, *, instances: bool = True) -> Iterator[int]:
+        """Yield every node as often as gates, registers, memories, outputs and (if asked for) instances read it."""
+        words = [self.graph.operands(node) for node in self.graph.gates()]
+        words += [(*register.d, register.enable, register.reset) for register in self.registers]
+        for memory in self.memories:
+            words += [(*port.address, port.enable, port.reset) for port in memory.reads]
+            words += [(*port.address, *port.data, *port.enable) for port in memory.writes]
+        words += self.outputs.values()
+        if instances:
+            words += [nodes for instance in self.instances for nodes in instance.inputs.values()]
+        return itertools.chain.from_iterable(words)
+
 
 def read_netlist(name: str, module: dict, shared: dict[str, Netlist], *, literal: bool = False) -> Netlist:
     """Return the netlist of a flat module in the form of Yosys' JSON.
@@ -115,16 +130,13 @@ class _Reader:
         self.cells = [(label, cell) for label, cell in module["cells"].items() if cell["type"] != "$scopeinfo"]
         self.ports = module["ports"]
         self.nets = module["netnames"]
-        self.init = {}
+        self.ones = ones_at_power_up(module)
         self.net_name = {}
         self.described: set[int] = set()
         for label, net in sorted(self.nets.items(), key=lambda item: item[1]["hide_name"]):
-            value = net["attributes"].get("init", "")[::-1]
             if not net["hide_name"]:
                 self.described.update(bit for bit in net["bits"] if isinstance(bit, int))
             for index, bit in enumerate(net["bits"]):
-                if index < len(value) and value[index] in "01":
-                    self.init[bit] = int(value[index])
                 self.net_name.setdefault(bit, label if len(net["bits"]) == 1 else f"{label}[{index}]")
         self.driver: dict[int, tuple[int, str, int]] = {}
         for index, (label, cell) in enumerate(self.cells):
@@ -280,7 +292,7 @@ class _Reader:
             enable=enable,
             reset=reset,
             reset_value=[value >> k & 1 for k in range(width)],
-            init=[self.init.get(bit, 0) for bit in connections["Q"]],
+            init=[int(bit in self.ones) for bit in connections["Q"]],
         )
 
     def _synchronous_reads(self, index: int, cell: dict) -> None:

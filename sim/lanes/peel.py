@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sim.lanes.hierarchy import ones_at_power_up
+
 __all__ = ["peel_registers"]
 
 
@@ -55,17 +57,12 @@ def _passes(part: dict) -> list[tuple[str, str, str]]:
     for bits in [*(bits for name, bits in ports.items() if name not in inputs.values()), *_read(part)]:
         for bit in bits:
             uses[bit] = uses.get(bit, 0) + 1
-    begins = {
-        bit
-        for net in part["netnames"].values()
-        for bit, digit in zip(net["bits"], net["attributes"].get("init", "")[::-1], strict=False)
-        if digit == "1"
-    }
+    ones = ones_at_power_up(part)
     found = []
     for label, cell in part["cells"].items():
         if cell["type"] == "$dff" and cell["connections"]["CLK"] == ports.get("clk") and int(cell["parameters"]["CLK_POLARITY"], 2):
             d, q = tuple(cell["connections"]["D"]), tuple(cell["connections"]["Q"])
-            if d in inputs and q in outputs and all(uses[bit] == 1 for bit in d) and not begins.intersection(q):
+            if d in inputs and q in outputs and all(uses[bit] == 1 for bit in d) and not ones.intersection(q):
                 found.append((label, inputs[d], outputs[q]))
     return found
 

@@ -131,7 +131,7 @@ static inline void move(V *__restrict to, const V *__restrict from, size_t count
         b[t[9]] = clear;
         for (int32_t i = t[10]; i < t[11]; ++i) b[windows[i][2]] = history >> windows[i][1] & 1;
         // While all stages are equal to the source, nothing is done.
-        if (!(history << (128 - stages))) continue;
+        if (!(history << (8 * (int)sizeof(History) - stages))) continue;
         V *const ring = sim->s + t[4];
         int32_t &position = sim->position[t[0]];
         move(ring + (size_t)position * t[3], at(sim, t[2]), t[3]);

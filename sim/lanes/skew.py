@@ -12,7 +12,7 @@ C. E. Leiserson, J. B. Saxe, Retiming Synchronous Circuitry, Algorithmica 6 (199
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.lanes.gates import ONE, ZERO
 from sim.lanes.kinds import Kind
@@ -24,8 +24,11 @@ __all__ = ["Skew", "skew_instances"]
 
 @dataclass(eq=False)
 class Skew:
-    """``after`` are the instances that each instance must follow, by name; ``same`` the nodes that registers left out had, with the
-    nodes of instances whose value they have; ``seen`` the nodes of instances that not only instances read."""
+    """What has been found out and changed, by names of instances and nodes of the netlist.
+
+    ``after`` are the instances that each instance must follow; ``same`` the nodes that registers left out had, with the nodes of
+    instances whose value they have; ``seen`` the nodes of instances that not only instances read.
+    """
 
     after: dict[str, list[str]]
     same: list[tuple[int, int]]
@@ -53,11 +56,10 @@ def skew_instances(top: Netlist, kinds: dict[str, Kind], varying: Varying) -> Sk
     lags = _lags(top.instances, before)
     if lags is None or not any(lags.values()):
         return None
-    left_out = _left_out(top, {node: lags[instance.name] for node, instance in maker.items()})
-    if left_out is None:
+    shortened = _shortened(top, {node: lags[instance.name] for node, instance in maker.items()})
+    if shortened is None:
         return None
-    registers, same, used = left_out
-    top.registers = [register for register in top.registers if register not in registers]
+    top.registers, same, used = shortened
     delays = _Delays(top, varying)
     for instance in top.instances:
         for port, nodes in instance.inputs.items():
@@ -141,10 +143,10 @@ def _delays_only(register: Register) -> bool:
     return register.enable == ONE and register.reset == ZERO and not any(register.init)
 
 
-def _left_out(top: Netlist, lag: dict[int, int]) -> tuple[set[Register], list[tuple[int, int]], set[int]] | None:
-    """Return the registers behind instances that are left out, which node each of their nodes is then, and what is used then.
+def _shortened(top: Netlist, lag: dict[int, int]) -> tuple[list[Register], list[tuple[int, int]], set[int]] | None:
+    """Return the registers without those that make up for the lag of the instances before them, ``same`` and ``seen`` of ``Skew``.
 
-    None if there are other registers, or gates. ``lag`` has the outputs of the instances.
+    None if it cannot be made up for. ``lag`` has the outputs of the instances.
     """
     direct = set(lag)
     stands_for = {node: node for node in lag}
@@ -159,31 +161,22 @@ def _left_out(top: Netlist, lag: dict[int, int]) -> tuple[set[Register], list[tu
         for register in readers.get(todo.popleft(), ()):
             if register in out:
                 continue
-            late = {lag.get(node, 0) for node in register.d if node > ONE}
-            if len(late) > 1 or any(node <= ONE for node in register.d):
+            late = {lag.get(node, 0) for node in register.d}
+            if len(late) > 1:
                 return None
             out.add(register)
             for q, d in zip(register.q, register.d, strict=True):
-                lag[q], stands_for[q] = late.copy().pop() - 1, stands_for[d]
+                lag[q], stands_for[q] = max(late) - 1, stands_for[d]
                 if lag[q]:
                     todo.append(q)
-    used = {node for gate in top.graph.gates() for node in top.graph.operands(gate)}
-    used.update(node for nodes in top.outputs.values() for node in nodes)
+    remaining = replace(top, registers=[register for register in top.registers if register not in out])
+    used = set(remaining.uses(instances=False))
     # Right from another instance a word comes in time.
     used.update(node for instance in top.instances for nodes in instance.inputs.values() for node in nodes if node not in direct)
-    for register in top.registers:
-        used.update((register.enable, register.reset, *(() if register in out else register.d)))
-    for memory in top.memories:
-        for port in (*memory.reads, *memory.writes):
-            used.update(node for value in vars(port).values() if isinstance(value, list) for node in value)
-            used.update(value for value in vars(port).values() if isinstance(value, int))
     if any(lag.get(node, 0) for node in used):
         return None
-    return (
-        out,
-        [(node, origin) for node, origin in stands_for.items() if node != origin],
-        {stands_for.get(node, node) for node in used},
-    )
+    same = [(node, origin) for node, origin in stands_for.items() if node != origin]
+    return remaining.registers, same, {stands_for.get(node, node) for node in used}
 
 
 class _Delays:

@@ -140,9 +140,12 @@ def _grouped(generator, order: list[Unit]) -> list[tuple[tuple[str, str], list[U
 
 def _calls(codes: list[dict], number: dict[PlacedInstance, int]) -> tuple[list[list[int]], str]:
     """Return the table of a group of instances of the same kind, and the call for a row ``t`` of it."""
-    kind = codes[0]["kind"]
-    own = [[placed.hot, placed.bits, number[placed], placed.cold] for placed in (code["placed"] for code in codes)]
-    rows = [[*places, *c["ports"], *c["if_changed"], *c["handed"]] for places, c in zip(own, codes, strict=True)]
+    kind = codes[0]["placed"].kind
+    rows = []
+    for code in codes:
+        placed = code["placed"]
+        own = [placed.hot, placed.bits, number[placed], placed.cold]
+        rows.append([*own, *code["ports"], *code["if_changed"], *placed.handed])
     vectors, bits = len(kind.vector_ports), len(kind.bit_ports)
     first_flag = 4 + vectors + bits
     first_handed = first_flag + vectors
@@ -160,7 +163,7 @@ def _calls(codes: list[dict], number: dict[PlacedInstance, int]) -> tuple[list[l
 
 
 def _kind_of(generator, unit: Unit) -> str:
-    return generator.code[unit]["kind"].name if unit.what == "instance" else ""
+    return generator.code[unit]["placed"].kind.name if unit.what == "instance" else ""
 
 
 def _init(generator, turns: list[str], instances: bool) -> list[str]:
